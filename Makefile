@@ -1,0 +1,57 @@
+# Two commands for everybody: `make run` and `make test`. Both do all of their own set-up.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help run test check bench soak install lock image hil
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## run      start the gateway (the demo where there is no gateway.toml)
+run: install
+	@exec $(BIN)/gateway run $(if $(wildcard gateway.toml),--config gateway.toml,--demo)
+
+## test     everything that CI runs; installs what it needs (system packages need root)
+test: $(VENV)/.dev
+	@./scripts/system-packages
+	@./scripts/node-tools
+	@$(BIN)/python -m pytest
+
+## check    the fast part: format, lint, types, import contracts
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+## bench    measurements, printed as a table (never timed tests)
+bench: $(VENV)/.dev
+	@./scripts/system-packages
+	@$(BIN)/python -m bench
+
+## soak     twenty rounds of 5,000 messages while things are killed
+soak: $(VENV)/.dev
+	@./scripts/system-packages
+	@$(BIN)/python -m bench.kill --rounds 20
+
+## install  make .venv with everything that `run` needs
+install: $(VENV)/.run
+
+## lock     resolve the dependencies anew and check that pip installs them everywhere
+lock: $(VENV)/.dev
+	@./scripts/lock
+
+$(VENV)/bin/python:
+	@./scripts/find-python $(PYTHON) >/dev/null
+	@$$(./scripts/find-python $(PYTHON)) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python requirements.lock pyproject.toml
+	@echo "installing into $(VENV) (first time: about half a minute)" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,29 @@
+"""What can go wrong below the gateway. The kind decides what the caller does, never the text."""
+
+
+class DriverError(Exception):
+    """Base of every error a driver or a bus may raise."""
+
+
+class BusError(DriverError):
+    """The wire failed: retry with back-off."""
+
+
+class NoDevice(BusError):
+    """Nothing acknowledged the address."""
+
+
+class BusTimeout(BusError):
+    """The wire or the device did not answer in time."""
+
+
+class BadData(DriverError):
+    """The device answered and the bytes are wrong: drop the sample, keep the device."""
+
+
+class WrongDevice(DriverError):
+    """Another chip lives at this address: a matter of configuration, do not retry."""
+
+
+class BusUnavailable(DriverError):
+    """The bus cannot be opened (missing, no permission): the message names the way out."""
