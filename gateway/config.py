@@ -29,6 +29,12 @@ def _time_zone(name: str) -> str:
     return name
 
 
+def _system_zone() -> str:
+    """The machine's own zone (what /etc/localtime points to), UTC where that tells nothing."""
+    name = os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
+    return name if name and not name.startswith("Etc/") else "UTC"
+
+
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -43,7 +49,7 @@ class Site(Section):
     """The house this gateway stands in."""
 
     name: str = "Ambient Gateway"
-    timezone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
+    timezone: Annotated[str, AfterValidator(_time_zone)] = Field(default_factory=_system_zone)
 
 
 class Http(Section):

@@ -116,7 +116,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Figures of a range of a series over its good and uncertain values; None where there were none (or one: stddev)."""
+    """Figures of a range of a series over its good and uncertain values (n); None where there are none."""
 
     n: int
     good: int
@@ -131,3 +131,82 @@ class Statistics:
     p95: float | None
     first: Point | None
     last: Point | None
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """A place that devices belong to. `area_sqm` in square metres."""
+
+    zone_id: str
+    name: str
+    building: str = ""
+    floor: str = ""
+    area_sqm: float | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A token as it is kept: `sha256` (hex) of the secret, never the secret. `scope` is the number of a Scope."""
+
+    token_id: str
+    name: str
+    scope: int
+    sha256: str
+    created: datetime
+    expires: datetime | None = None
+    revoked: datetime | None = None
+    last_used: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """Who wanted what of which target, the verdict and why."""
+
+    time: datetime
+    principal: str
+    action: str
+    target: str
+    allowed: bool
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a device (or to the gateway itself: device is empty)."""
+
+    time: datetime
+    kind: str
+    device: str
+    message: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnInfo:
+    """One column of a view; `type` as DuckDB names it."""
+
+    name: str
+    type: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    """One view that assistants may query."""
+
+    name: str
+    description: str
+    columns: tuple[ColumnInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much is stored: readings, number of the last batch, bytes of the data files, free bytes beside them."""
+
+    readings: int
+    batches: int
+    series: int
+    bytes_on_disk: int
+    bytes_free: int

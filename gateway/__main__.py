@@ -1,0 +1,138 @@
+"""The command line `gateway`: arguments in, one clear line out when something is wrong."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gateway import __version__
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 a fault that one line on standard error names, 2 usage."""
+    options = _parser().parse_args(arguments)
+    command: Command = options.run
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        from gateway.cli.faults import explain  # noqa: PLC0415 - what knows every error is loaded when there is one
+
+        line = explain(error)
+        if line is None:
+            raise
+        print(f"gateway: {line}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gateway", description="An edge gateway for the air you breathe.")
+    parser.add_argument("--version", action="version", version=f"gateway {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_token(commands)
+    _add_lan(commands)
+    _add_tools(commands)
+    return parser
+
+
+def _lazily(module: str, function: str) -> Command:
+    """A command that is imported when it is called: `connect` must not wait for DuckDB."""
+
+    def call(options: argparse.Namespace) -> int:
+        import importlib  # noqa: PLC0415
+
+        result: int = getattr(importlib.import_module(f"gateway.cli.{module}"), function)(options)
+        return result
+
+    return call
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="data folder (default: $AMBIENT_GATEWAY_DATA or ./data)"
+    )
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    run = commands.add_parser("run", help="start the gateway")
+    run.add_argument("--config", type=Path, metavar="FILE", help="settings (default: gateway.toml where there is one)")
+    _add_data(run)
+    run.add_argument("--demo", action="store_true", help="replay a recording on simulated sensors; needs no hardware")
+    run.add_argument("--http", metavar="HOST:PORT", help="where plain HTTP listens (default 0.0.0.0:8080)")
+    run.add_argument("--https", metavar="HOST:PORT", help="where HTTPS listens (default 0.0.0.0:8443)")
+    run.add_argument("--mqtt", metavar="HOST:PORT", help="where the broker listens (default 127.0.0.1:1883)")
+    run.set_defaults(run=_lazily("run", "run"))
+    check = commands.add_parser("check", help="check the settings, start nothing")
+    check.add_argument("--config", type=Path, metavar="FILE")
+    check.set_defaults(run=_lazily("run", "check"))
+    status = commands.add_parser("status", help="what the running gateway says of itself")
+    _add_data(status)
+    _add_json(status)
+    status.set_defaults(run=_lazily("access", "status"))
+
+
+def _add_token(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    token = commands.add_parser("token", help="access tokens of assistants and people")
+    kinds = token.add_subparsers(required=True, metavar="create|list|revoke")
+    create = kinds.add_parser("create", help="make a token; it is printed once, alone on standard output")
+    create.add_argument("name")
+    create.add_argument("--scope", choices=("read", "control", "admin"), required=True)
+    create.add_argument("--days", type=int, metavar="N", help="let it expire")
+    _add_data(create)
+    create.set_defaults(run=_lazily("access", "token_create"))
+    listing = kinds.add_parser("list", help="all tokens, never their secrets")
+    _add_data(listing)
+    _add_json(listing)
+    listing.set_defaults(run=_lazily("access", "token_list"))
+    revoke = kinds.add_parser("revoke", help="refuse a token from now on")
+    revoke.add_argument("name")
+    _add_data(revoke)
+    revoke.set_defaults(run=_lazily("access", "token_revoke"))
+    node = commands.add_parser("node", help="ESP32 nodes")
+    acts = node.add_subparsers(required=True, metavar="add")
+    add = acts.add_parser("add", help="make a key for a node; it is printed once, alone on standard output")
+    add.add_argument("device")
+    _add_data(add)
+    add.set_defaults(run=_lazily("access", "node_add"))
+
+
+def _add_lan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    discover = commands.add_parser("discover", help="list the gateways on this network")
+    discover.add_argument("--seconds", type=float, default=3.0, help="how long to listen (default 3)")
+    _add_json(discover)
+    discover.set_defaults(run=_lazily("lan", "discover"))
+    connect = commands.add_parser("connect", help="bridge an assistant's stdio to a gateway on this network")
+    connect.add_argument("--url", help="the MCP address instead of finding one by mDNS")
+    connect.add_argument("--token", help="access token (default: $AMBIENT_GATEWAY_TOKEN, else the one paired before)")
+    connect.add_argument("--fingerprint", metavar="SHA256", help="trust exactly this certificate and remember it")
+    connect.add_argument("--gateway", metavar="ID", help="which gateway, where there are several")
+    connect.add_argument("--insecure", action="store_true", help="with --url: send the token over plain HTTP")
+    connect.set_defaults(run=_lazily("lan", "connect"))
+
+
+def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    drivers = commands.add_parser("drivers", help="list the sensor drivers that are installed")
+    _add_json(drivers)
+    drivers.set_defaults(run=_lazily("tools", "drivers"))
+    simulate = commands.add_parser("simulate", help="run ESP32-like nodes against a broker")
+    simulate.add_argument("--nodes", type=int, required=True, metavar="N")
+    simulate.add_argument("--mqtt", required=True, metavar="HOST:PORT")
+    simulate.add_argument(
+        "--interval", type=float, default=60.0, metavar="S", help="seconds between messages of a node"
+    )
+    simulate.set_defaults(run=_lazily("tools", "simulate"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""`gateway discover` and `gateway connect`: what runs on an assistant's computer rather than on the gateway."""
+
+import argparse
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+
+from gateway.discovery import connect as bridge
+from gateway.discovery import find
+
+
+def discover(options: argparse.Namespace) -> int:
+    """List the gateways that announce themselves; exit code 1 where there are none."""
+    found = asyncio.run(find.find(options.seconds))
+    if options.json:
+        print(json.dumps([asdict(gateway) | {"urls": gateway.urls()} for gateway in found]))
+    else:
+        for gateway in found:
+            urls = " ".join(gateway.urls())
+            print(f"{gateway.gateway_id}  {gateway.name}\n  {urls}\n  certificate {gateway.fingerprint}")
+    if not found:
+        print("no gateway answered; is it running, and on this network?", file=sys.stderr)
+    return 0 if found else 1
+
+
+def connect(options: argparse.Namespace) -> int:
+    """Relay standard input and output to a gateway until the assistant hangs up."""
+    return asyncio.run(
+        bridge.run_connect(
+            bridge.ConnectOptions(
+                url=options.url,
+                token=options.token,
+                fingerprint=options.fingerprint,
+                gateway=options.gateway,
+                insecure=options.insecure,
+            )
+        )
+    )

@@ -1,0 +1,40 @@
+"""`gateway drivers` and `gateway simulate`."""
+
+import argparse
+import asyncio
+import json
+import sys
+from typing import Any
+
+from drivers import registry
+from gateway.cli.run import address
+
+
+def drivers(options: argparse.Namespace) -> int:
+    """List the installed drivers with the quantities they measure."""
+    rows: list[dict[str, Any]] = []
+    for name, module in sorted(registry.available().items()):
+        driver = registry.load(name)
+        rows.append(
+            {
+                "driver": name,
+                "module": module,
+                "bus": driver.BUS.__name__,
+                "channels": {channel.key: channel.quantity.unit for channel in driver.CHANNELS},
+            }
+        )
+    if options.json:
+        print(json.dumps(rows))
+        return 0
+    for row in rows:
+        print(f"{row['driver']:12} {row['bus']:10} {', '.join(f'{k} ({u})' for k, u in row['channels'].items())}")
+    return 0
+
+
+def simulate(options: argparse.Namespace) -> int:
+    """Run nodes until interrupted."""
+    from gateway.nodes import simulated
+
+    host, port = address("--mqtt", options.mqtt)
+    print(f"{options.nodes} nodes against {host}:{port}, Ctrl-C ends them", file=sys.stderr)
+    return asyncio.run(simulated.fleet(options.nodes, host, port, options.interval))

@@ -1,0 +1,198 @@
+"""Every change of the small tables; readings come in by `Store.append` alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import duckdb
+
+from gateway.store import codes, views
+from gateway.store.db import Store
+from gateway.store.queries import audit_rows, events, get_setting, node_keys, tokens
+from gateway.store.types import AuditRow, Device, Event, Sensor, TokenRow, Zone
+
+__all__ = [
+    "add_event",
+    "audit",
+    "audit_rows",
+    "events",
+    "get_setting",
+    "node_keys",
+    "revoke_token",
+    "save_device",
+    "save_node_key",
+    "save_sensor",
+    "save_token",
+    "save_zone",
+    "set_setting",
+    "tokens",
+    "touch_devices",
+    "touch_tokens",
+]
+
+_TEXTS = (
+    "device_name",
+    "device_type",
+    "zone_id",
+    "building",
+    "floor",
+    "location",
+    "manufacturer",
+    "model",
+    "hardware_revision",
+    "mac_address",
+    "firmware_version",
+    "source",
+    "status",
+)
+
+
+async def save_device(store: Store, device: Device) -> None:
+    """Insert or replace what is known of a device; its first_seen, once known, is kept."""
+
+    def change(db: duckdb.DuckDBPyConnection) -> None:
+        row = db.execute("select first_seen from device where device_id = ?", [device.device_id]).fetchone()
+        first = codes.from_db(row[0]) if row and row[0] else device.first_seen
+        db.execute("delete from device where device_id = ?", [device.device_id])
+        values = [
+            device.device_id,
+            *(getattr(device, name) for name in _TEXTS),
+            _naive(first),
+            _naive(device.last_seen),
+        ]
+        db.execute(f"insert into device values ({', '.join('?' * 17)})", [*values, _json(device.metadata)])  # noqa: S608
+
+    await store.write(change, lambda known: known.devices.add(device.device_id))
+
+
+async def touch_devices(store: Store, seen: Mapping[str, tuple[str, datetime | None]]) -> None:
+    """Write down status and last_seen of some devices; for the registry, now and then."""
+
+    def change(db: duckdb.DuckDBPyConnection) -> None:
+        for device_id, (status, last) in seen.items():
+            db.execute(
+                "update device set status = ?, last_seen = ? where device_id = ?", [status, _naive(last), device_id]
+            )
+
+    if seen:
+        await store.write(change)
+
+
+async def save_sensor(
+    store: Store,
+    device_id: str,
+    sensor: str,
+    *,
+    sensor_type: str,
+    location: str = "",
+    metadata: Mapping[str, Any] | None = None,
+) -> Sensor:
+    """Insert a sensor, or change what is known of it; its id stays. The view of a new type appears with its series."""
+    details = dict(metadata or {})
+
+    def change(db: duckdb.DuckDBPyConnection) -> Sensor:
+        old = store.known.sensors.get((device_id, sensor))
+        new = Sensor(store.known.next_sensor_id, device_id, sensor, sensor_type, location, details)
+        if old is not None:
+            new = replace(new, sensor_id=old.sensor_id)
+            db.execute("delete from sensor where sensor_id = ?", [old.sensor_id])
+        slug = views.slug(sensor_type)
+        row = [new.sensor_id, device_id, sensor, sensor_type, slug, location, _json(details)]
+        db.execute("insert into sensor values (?, ?, ?, ?, ?, ?, ?)", row)
+        if device_id not in store.known.devices:
+            db.execute("insert into device (device_id) values (?)", [device_id])
+        adopted.append(new)
+        return new
+
+    adopted: list[Sensor] = []
+    return await store.write(change, lambda known: known.add(adopted[-1:], []))
+
+
+async def save_zone(store: Store, zone: Zone) -> None:
+    """Insert or replace a zone."""
+
+    def change(db: duckdb.DuckDBPyConnection) -> None:
+        db.execute("delete from zone where zone_id = ?", [zone.zone_id])
+        row = [zone.zone_id, zone.name, zone.building, zone.floor, zone.area_sqm, zone.description]
+        db.execute("insert into zone values (?, ?, ?, ?, ?, ?)", row)
+
+    await store.write(change)
+
+
+async def save_token(store: Store, token: TokenRow) -> None:
+    """Insert or replace a token by its id."""
+
+    def change(db: duckdb.DuckDBPyConnection) -> None:
+        db.execute("delete from token where token_id = ?", [token.token_id])
+        times = [_naive(time) for time in (token.created, token.expires, token.revoked, token.last_used)]
+        row = [token.token_id, token.name, token.scope, token.sha256, *times]
+        db.execute("insert into token values (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    await store.write(change)
+
+
+async def revoke_token(store: Store, token_id: str, when: datetime) -> bool:
+    """Mark a token as revoked; False if there is none that still was valid."""
+
+    def change(db: duckdb.DuckDBPyConnection) -> bool:
+        query = "update token set revoked = ? where token_id = ? and revoked is null returning token_id"
+        return db.execute(query, [_naive(when), token_id]).fetchone() is not None
+
+    return await store.write(change)
+
+
+async def touch_tokens(store: Store, used: Mapping[str, datetime]) -> None:
+    """Write down when tokens were last used; gather them, this is a transaction."""
+
+    def change(db: duckdb.DuckDBPyConnection) -> None:
+        for token_id, when in used.items():
+            db.execute("update token set last_used = ? where token_id = ?", [_naive(when), token_id])
+
+    if used:
+        await store.write(change)
+
+
+async def audit(store: Store, rows: Sequence[AuditRow]) -> None:
+    """Append verdicts."""
+    values = [[_naive(r.time), r.principal, r.action, r.target, r.allowed, r.reason, r.detail] for r in rows]
+    if values:
+        await store.write(lambda db: db.executemany("insert into audit values (?, ?, ?, ?, ?, ?, ?)", values))
+
+
+async def add_event(store: Store, event: Event) -> None:
+    """Append an event."""
+    row = [_naive(event.time), event.kind, event.device, event.message, _json(event.detail)]
+    await store.write(lambda db: db.execute("insert into event values (?, ?, ?, ?, ?)", row))
+
+
+async def save_node_key(store: Store, device_id: str, key: bytes) -> None:
+    """Insert or replace the key shared with a node."""
+
+    def change(db: duckdb.DuckDBPyConnection) -> None:
+        db.execute("delete from node_key where device_id = ?", [device_id])
+        db.execute("insert into node_key values (?, ?)", [device_id, key])
+
+    await store.write(change)
+
+
+async def set_setting(store: Store, name: str, value: str | None) -> None:
+    """Keep a text under a name; None forgets it."""
+    kept = f"user:{name}"  # apart from the store's own
+
+    def change(db: duckdb.DuckDBPyConnection) -> None:
+        db.execute("delete from setting where name = ?", [kept])
+        if value is not None:
+            db.execute("insert into setting values (?, ?)", [kept, value])
+
+    await store.write(change)
+
+
+def _naive(time: datetime | None) -> datetime | None:
+    """What DuckDB takes for a TIMESTAMP_MS: naive UTC of whole milliseconds."""
+    return None if time is None else codes.from_ms(codes.to_ms(time)).replace(tzinfo=None)
+
+
+def _json(value: Mapping[str, Any]) -> str | None:
+    return json.dumps(value, separators=(",", ":")) if value else None

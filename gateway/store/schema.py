@@ -1,0 +1,100 @@
+"""The tables, as numbered migrations that only go forward."""
+
+from dataclasses import dataclass
+
+import duckdb
+
+from gateway.store.errors import StoreTooNew
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step. `opens_from` is the lowest schema number whose code may still write to data that has this step."""
+
+    number: int
+    name: str
+    opens_from: int
+    statements: tuple[str, ...]
+
+
+# No index and no key on readings: an index doubles the file and takes up to 2 KB a row in small batches.
+READING = """
+create table reading (
+    ts TIMESTAMP_MS not null, series_id INTEGER not null, value DOUBLE, quality UTINYINT not null,
+    received TIMESTAMP_MS not null, boot_ref INTEGER, seq BIGINT, uptime_ms BIGINT, batch BIGINT not null)
+"""
+# A journal: one row per boot and batch that moved it; the last row of a boot counts. Cheaper than updating in place.
+DELIVERY = """
+create table delivery (
+    boot_ref INTEGER not null, mark BIGINT not null, above VARCHAR, final BIGINT not null, batch BIGINT not null)
+"""
+DEVICE = """
+create table device (
+    device_id VARCHAR not null, device_name VARCHAR, device_type VARCHAR, zone_id VARCHAR, building VARCHAR,
+    floor VARCHAR, location VARCHAR, manufacturer VARCHAR, model VARCHAR, hardware_revision VARCHAR,
+    mac_address VARCHAR, firmware_version VARCHAR, source VARCHAR, status VARCHAR, first_seen TIMESTAMP_MS,
+    last_seen TIMESTAMP_MS, metadata VARCHAR)
+"""
+
+MIGRATIONS = (
+    Migration(
+        1,
+        "the line",
+        1,
+        (
+            READING,
+            DELIVERY,
+            DEVICE,
+            """create table sensor (sensor_id INTEGER not null, device_id VARCHAR not null, sensor VARCHAR not null,
+               sensor_type VARCHAR not null, slug VARCHAR not null, location VARCHAR, metadata VARCHAR)""",
+            """create table series (series_id INTEGER not null, sensor_id INTEGER not null, metric VARCHAR not null,
+               quantity VARCHAR not null, unit VARCHAR not null)""",
+            """create table zone (zone_id VARCHAR not null, name VARCHAR not null, building VARCHAR, floor VARCHAR,
+               area_sqm DOUBLE, description VARCHAR)""",
+            "create table boot (boot_ref INTEGER not null, device_id VARCHAR not null, boot VARCHAR not null)",
+            "create table gap (boot_ref INTEGER not null, first_seq BIGINT not null, last_seq BIGINT not null)",
+            """create table newest (series_id INTEGER not null, ts TIMESTAMP_MS not null, value DOUBLE,
+               quality UTINYINT not null, received TIMESTAMP_MS not null)""",
+            """create table token (token_id VARCHAR not null, name VARCHAR not null, scope INTEGER not null,
+               sha256 VARCHAR not null, created TIMESTAMP_MS not null, expires TIMESTAMP_MS, revoked TIMESTAMP_MS,
+               last_used TIMESTAMP_MS)""",
+            """create table audit (time TIMESTAMP_MS not null, principal VARCHAR, action VARCHAR, target VARCHAR,
+               allowed BOOLEAN not null, reason VARCHAR, detail VARCHAR)""",
+            """create table event (time TIMESTAMP_MS not null, kind VARCHAR not null, device_id VARCHAR,
+               message VARCHAR, detail VARCHAR)""",
+            "create table node_key (device_id VARCHAR not null, key BLOB not null)",
+            "create table setting (name VARCHAR not null, value VARCHAR)",
+        ),
+    ),
+)
+SCHEMA = MIGRATIONS[-1].number
+
+
+def migrate(connection: duckdb.DuckDBPyConnection, file: str, migrations: tuple[Migration, ...] = MIGRATIONS) -> int:
+    """Bring the file up to this version's schema, each step in one transaction; returns how many were taken.
+
+    Data of a newer version is opened where that version says so (expand first, contract later), else StoreTooNew.
+    """
+    connection.execute(
+        "create table if not exists migration (number INTEGER not null, name VARCHAR, opens_from INTEGER not null)"
+    )
+    found = connection.execute(
+        "select coalesce(max(number), 0), coalesce(max(opens_from), 0) from migration"
+    ).fetchone()
+    done, opens_from = found or (0, 0)
+    known = migrations[-1].number
+    if opens_from > known:
+        raise StoreTooNew(
+            f"{file} has schema {done}, this version understands up to {known}: "
+            "install the newer gateway again, or restore a backup made by this version"
+        )
+    todo = [migration for migration in migrations if migration.number > done]
+    for migration in todo:
+        connection.execute("begin")
+        for statement in migration.statements:
+            connection.execute(statement)
+        connection.execute(
+            "insert into migration values (?, ?, ?)", [migration.number, migration.name, migration.opens_from]
+        )
+        connection.execute("commit")
+    return len(todo)
