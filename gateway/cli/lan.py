@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import logging
 import sys
 from dataclasses import asdict
 
@@ -12,7 +13,11 @@ from gateway.discovery import find
 
 def discover(options: argparse.Namespace) -> int:
     """List the gateways that announce themselves; exit code 1 where there are none."""
-    found = asyncio.run(find.find(options.seconds))
+    try:
+        found = asyncio.run(find.find(options.seconds))
+    except OSError as error:
+        print(f"gateway: cannot look for gateways: {error}; is a network up?", file=sys.stderr)
+        return 1
     if options.json:
         print(json.dumps([asdict(gateway) | {"urls": gateway.urls()} for gateway in found]))
     else:
@@ -26,6 +31,8 @@ def discover(options: argparse.Namespace) -> int:
 
 def connect(options: argparse.Namespace) -> int:
     """Relay standard input and output to a gateway until the assistant hangs up."""
+    logging.basicConfig(level=logging.INFO, format="gateway: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     return asyncio.run(
         bridge.run_connect(
             bridge.ConnectOptions(

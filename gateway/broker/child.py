@@ -1,0 +1,31 @@
+"""Start a program that dies with its parent: `python -m gateway.broker.child PARENT_PID PROGRAM ARGUMENTS…`.
+
+The kernel's parent-death signal (prctl(2), PR_SET_PDEATHSIG) survives exec but not a change of user. It is set here, in
+the child, because code between fork and exec may deadlock in a process with threads.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def die_with_parent(parent: int) -> None:
+    """Get SIGTERM when the parent ends, however it ends; exit now if it has already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it died before the signal was armed
+        sys.exit(0)
+
+
+def command(*program: str) -> tuple[str, ...]:
+    """The command line that runs `program` so; for use by the process that becomes the parent."""
+    return (sys.executable, "-m", "gateway.broker.child", str(os.getpid()), *program)
+
+
+if __name__ == "__main__":
+    die_with_parent(int(sys.argv[1]))
+    os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 - no shell is the point

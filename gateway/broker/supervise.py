@@ -1,0 +1,204 @@
+"""A broker as a child process: started when it answers, restarted when it dies, gone when we are."""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from gateway.broker.child import command
+from gateway.broker.errors import BrokerError
+
+log = logging.getLogger(__name__)
+
+READY_WITHIN_S = 20.0
+STOP_WITHIN_S = 5.0
+LOOK_EVERY_S = 0.1  # between lines of output, which usually come first
+RETRY_FIRST_S = 0.2
+RETRY_LAST_S = 60.0
+LIVED_S = 60.0  # a child that ran this long is restarted without delay again
+KEPT_LINES = 20
+
+
+class ChildBroker:
+    """Owns one broker process on (host, port); `async with` returns when it accepts connections, or raises BrokerError.
+
+    `program` is an absolute command line. `prepare` runs before each start. `repair` is asked once a start when the
+    process ended before it was ready: given its output it may put something right and say what. `on_problem` hears of
+    deaths and repairs, one line each. `ready` is set while it is known to accept connections.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        program: Sequence[str],
+        host: str,
+        port: int,
+        *,
+        prepare: Callable[[], None] = lambda: None,
+        repair: Callable[[str], str | None] = lambda _output: None,
+        on_problem: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        self.name, self.host, self.port = name, host, port
+        self._program = tuple(program)
+        self._prepare, self._repair, self._on_problem = prepare, repair, on_problem
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._output: deque[str] = deque(maxlen=KEPT_LINES)
+        self._said = asyncio.Event()
+        self.ready = asyncio.Event()
+        self._group = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> Self:
+        check_port(self.host, self.port)
+        try:
+            await self._start()
+        except BaseException:
+            await self._end()
+            raise
+        await self._group.__aenter__()
+        self._keeper = self._group.create_task(self._keep(), name=f"broker.{self.name}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._keeper.cancel()
+        try:
+            await self._group.__aexit__(None, None, None)
+        finally:
+            await self._end()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the broker while there is one."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    async def _keep(self) -> None:
+        """Restart it for as long as it dies."""
+        loop = asyncio.get_running_loop()
+        delay_s = RETRY_FIRST_S
+        while True:
+            began_s = loop.time()
+            if self._process is not None:
+                code = await self._process.wait()
+                self.ready.clear()
+                self._problem(f"{self.name} ended with {code}, starting it again: {self._last()}")
+            if loop.time() - began_s > LIVED_S:
+                delay_s = RETRY_FIRST_S
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, RETRY_LAST_S)
+            try:
+                await self._start()
+            except BrokerError as error:
+                self._problem(str(error))
+                await self._end()
+
+    async def _start(self) -> None:
+        """Start it and wait until it accepts connections; one repair is allowed."""
+        for repaired in (False, True):
+            self._prepare()
+            self._output.clear()
+            self._process = await asyncio.create_subprocess_exec(
+                *command(*self._program),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,  # a terminal's Ctrl-C is for the gateway, which still has to write
+            )
+            assert self._process.stderr is not None
+            self._reader = asyncio.create_task(self._read(self._process.stderr), name=f"broker.{self.name}.output")
+            if await self._accepting(self._process):
+                self.ready.set()
+                return
+            await self._end()
+            text = None if repaired else self._repair("\n".join(self._output))
+            if text is None:
+                raise BrokerError(f"{self.name} does not start on {self.host}:{self.port}: {self._last()}")
+            self._problem(text)
+
+    async def _accepting(self, process: asyncio.subprocess.Process) -> bool:
+        """True when it accepts a connection, False when it ended or the deadline passed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(READY_WITHIN_S):
+                while process.returncode is None:
+                    self._said.clear()
+                    if await _accepts(self.host, self.port):
+                        return True
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_EVERY_S):
+                            await self._said.wait()
+        return False
+
+    async def _read(self, stream: asyncio.StreamReader) -> None:
+        """Pass its words on until it ends; a line that is too long is cut."""
+        while True:
+            try:
+                line = (await stream.readline()).decode(errors="replace").strip()
+            except ValueError:
+                continue
+            if not line:
+                if stream.at_eof():
+                    self._said.set()
+                    return
+                continue
+            self._output.append(line)
+            self._said.set()
+            log.log(logging.WARNING if "rror" in line else logging.DEBUG, "%s: %s", self.name, line)
+
+    async def _end(self) -> None:
+        """No process and no reader are left when this returns."""
+        self.ready.clear()
+        process, self._process = self._process, None
+        if process is not None and process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                async with asyncio.timeout(STOP_WITHIN_S):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader
+
+    def _last(self) -> str:
+        """What it complained of, or its last words."""
+        complaints = [line for line in self._output if "rror" in line]
+        return " ".join(complaints or list(self._output)[-1:])
+
+    def _problem(self, text: str) -> None:
+        log.warning("%s", text)
+        self._on_problem(text)
+
+
+def check_port(host: str, port: int) -> None:
+    """BrokerError unless a server could listen there now."""
+    try:
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(info[0], socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(info[4])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise BrokerError(
+                f"port {port} on {host} is taken, perhaps by a broker that runs already: use that one with "
+                f'broker = "external" in [mqtt], or choose another port with --mqtt {host}:PORT'
+            ) from None
+        raise BrokerError(f"nothing can listen on {host}:{port} ({error}): choose another with --mqtt") from None
+
+
+async def _accepts(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return True

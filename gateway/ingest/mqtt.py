@@ -1,0 +1,325 @@
+"""The durable way in: MQTT messages, acknowledged to the broker and to the node only after they are on disk."""
+
+import asyncio
+import logging
+import random
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from paho.mqtt.client import MQTT_ERR_SUCCESS, Client, ConnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion
+
+from drivers.model import Quality, Reason
+from gateway.clock import Clock
+from gateway.ingest import wire
+from gateway.ingest.dating import Dating
+from gateway.ingest.pipeline import Done, Pipeline
+from gateway.ingest.quality import mark
+from gateway.ingest.wire import Kind, WireError
+from gateway.reading import Message
+from gateway.store.errors import StoreError
+from gateway.store.types import Commit, Event
+
+log = logging.getLogger(__name__)
+
+KEEPALIVE_S = 30
+RETRY_FIRST_S = 0.25
+RETRY_LAST_S = 30.0
+NOTES_LIMIT = 256  # capabilities, statuses, errors that wait for their hooks
+MARKS_LIMIT = 4096
+REPORT_EVERY_S = 60.0  # one report a device and kind: a broken node must not fill the card
+FLUSH_WITHIN_S = 5.0
+DRAINED_AFTER_S = 0.2  # a pause this long after a connect: what the broker had kept has arrived
+DRAINED_BY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What becomes of messages that are no readings. A hook may raise StoreError; it is reported and the next follows.
+
+    `node_key` signs acknowledgements; it is called in the loop for each acknowledgement and must not wait.
+    """
+
+    on_capabilities: Callable[[str, Mapping[str, Any]], Awaitable[None]]
+    on_status: Callable[[str, bool], Awaitable[None]]
+    on_error: Callable[[str, wire.DeviceError], Awaitable[None]]
+    on_problem: Callable[[Event], Awaitable[None]]
+    node_key: Callable[[str], bytes | None] = lambda _device: None
+
+
+@dataclass(slots=True)
+class MqttCounts:
+    """Since the start: data messages `received`, `refused` wholly, `stale` retained ones that nobody could date."""
+
+    received: int = 0
+    refused: int = 0
+    stale: int = 0
+    connects: int = 0
+    acks: int = 0
+
+
+class MqttIngest:
+    """Owns the paho client and its thread; `async with`, inside the pipeline's.
+
+    MQTT 3.1.1 with a persistent session (clean session false, fixed client id): it is the one version that both
+    mosquitto and the embedded broker speak, and the session's life is the broker's configuration. Acknowledgements to
+    nodes go out with QoS 0: one that is lost is repaired by the node's own repetition, one that is late would be stale.
+    A PUBACK belongs to its connection: packet ids of an earlier one are never sent, the broker delivers again.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        pipeline: Pipeline,
+        hooks: Hooks,
+        clock: Clock,
+        *,
+        client_id: str = "ambient-gateway",
+        username: str | None = None,
+        password: str | None = None,
+    ) -> None:
+        self._host, self._port = host, port
+        self._pipeline, self._hooks, self._clock = pipeline, hooks, clock
+        self._client_id, self._username, self._password = client_id, username, password
+        self.counts = MqttCounts()
+        self._dating = Dating()
+        self._marks: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        self._reported: dict[tuple[str, str], float] = {}
+        self._guard = threading.Lock()  # connection generation against acknowledgements from the loop
+        self._generation = 0
+        self._connected = False
+        self._paused = False
+        self._draining, self._connected_s, self._heard_s = False, 0.0, 0.0
+        self._stop = threading.Event()
+        self._room = threading.Semaphore(NOTES_LIMIT)
+        self._group = asyncio.TaskGroup()
+        # bounded by `_room`, which the paho thread can wait for
+        self._notes: asyncio.Queue[tuple[Callable[[], Awaitable[None]], Done | None]] = asyncio.Queue()
+        self._retry_s = RETRY_FIRST_S
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._client = self._new_client()
+        self._pipeline.listen(self._committed)
+        await self._group.__aenter__()
+        self._handler = self._group.create_task(self._handle_notes(), name="ingest.mqtt.notes")
+        self._thread = threading.Thread(target=self._run, name="ingest.mqtt", daemon=True)
+        self._thread.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take nothing more, acknowledge what can still be written, leave; the broker keeps the rest."""
+        self._paused = True
+        if not self._pipeline.counts.failing:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_WITHIN_S):
+                    await self._pipeline.flush()
+        self._stop.set()
+        self._client.disconnect()
+        await asyncio.to_thread(self._thread.join)
+        self._handler.cancel()
+        await self._group.__aexit__(None, None, None)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has accepted this session."""
+        return self._connected
+
+    def _new_client(self) -> Client:
+        client = Client(CallbackAPIVersion.VERSION2, self._client_id, clean_session=False, manual_ack=True)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        # Without this a call from the loop would write to the socket itself, beside the thread that owns it.
+        client.on_socket_register_write = lambda _client, _userdata, _socket: None
+        if self._username is not None:
+            client.username_pw_set(self._username, self._password)
+        return client
+
+    # The thread that owns the connection.
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._lost()
+            try:
+                self._client.connect(self._host, self._port, KEEPALIVE_S)
+                if self._stop.is_set():  # __aexit__ may have found no connection to end yet
+                    self._client.disconnect()
+                while self._client.loop(timeout=KEEPALIVE_S / 2) == MQTT_ERR_SUCCESS:
+                    pass
+            except OSError as error:
+                log.debug("broker: %s", error)
+            except Exception:  # supervisor: whatever broke the connection, the next one is tried
+                log.exception("connection to the broker")
+            if not self._stop.is_set():
+                self._report("broker", "", f"no connection to the broker at {self._host}:{self._port}, trying again")
+                self._stop.wait(random.uniform(self._retry_s / 2, self._retry_s))  # noqa: S311 - jitter
+                self._retry_s = min(self._retry_s * 2, RETRY_LAST_S)
+        self._lost()
+
+    def _lost(self) -> None:
+        """From here on no acknowledgement of the old connection is sent."""
+        with self._guard:
+            self._connected = False
+            self._generation += 1
+
+    def _on_connect(self, client: Client, _userdata: Any, flags: ConnectFlags, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self._report("broker", "", f"the broker refused us: {wire.clean(str(reason))}")
+            return
+        client.subscribe([(topic, 1) for topic in wire.SUBSCRIPTIONS])
+        self._retry_s = RETRY_FIRST_S
+        self._draining = flags.session_present
+        self._connected_s = self._heard_s = self._loop.time()
+        self.counts.connects += 1
+        with self._guard:
+            self._connected = True
+
+    def _on_disconnect(self, _client: Client, _userdata: Any, _flags: Any, _reason: Any, _properties: Any) -> None:
+        self._lost()
+
+    def _on_message(self, _client: Client, _userdata: Any, received: MQTTMessage) -> None:
+        if self._paused:
+            return  # not acknowledged: the broker keeps it
+        done = partial(self._acknowledge, self._generation, received.mid) if received.qos else None
+        try:
+            where = wire.route(received.topic)
+            if where.kind is Kind.DATA:
+                self._data(received, done)
+            else:
+                self._note(where, received, done)
+        except (WireError, UnicodeDecodeError) as error:
+            self._refuse(received, str(error), done)
+        except Exception as error:  # supervisor: a message that finds a bug must not come back for ever
+            log.exception("message on %r", received.topic)
+            self._refuse(received, f"internal error {error!r}", done)
+
+    def _data(self, received: MQTTMessage, done: Done | None) -> None:
+        now, trusted = self._clock.now(), self._clock.trusted()
+        message, problems = wire.decode_data(received.topic, bytes(received.payload), now, trusted)
+        self.counts.received += 1
+        late = self._kept_by_broker(received.dup)
+        if problems:
+            self._report("refused", message.device, f"{received.topic}: {'; '.join(problems)}")
+        if not message.timed and message.delivery is None:
+            if received.retain:
+                self.counts.stale += 1
+                if done is not None:
+                    done()
+                return
+            if late:
+                message = _undated(message)
+        self._pipeline.offer(self._dating.date(message, now, trusted), done, self._stop)
+
+    def _kept_by_broker(self, repeated: bool) -> bool:
+        """Whether it may have been sent long before: a repetition, or what the broker kept while we were away."""
+        now_s = self._loop.time()
+        if self._draining and (now_s - self._heard_s >= DRAINED_AFTER_S or now_s - self._connected_s >= DRAINED_BY_S):
+            self._draining = False
+        self._heard_s = now_s
+        return self._draining or repeated
+
+    def _note(self, where: wire.Route, received: MQTTMessage, done: Done | None) -> None:
+        topic, payload, device = received.topic, bytes(received.payload), where.device
+        handle: Callable[[], Awaitable[None]]
+        if not payload:  # a retained message that was cleared
+            if done is not None:
+                done()
+            return
+        if where.kind is Kind.CAPABILITIES:
+            handle = partial(self._hooks.on_capabilities, device, wire.decode_capabilities(topic, payload))
+        elif where.kind is Kind.STATUS:
+            status = wire.decode_status(topic, payload)
+            live = status.boot and not received.retain and not received.dup
+            if live and status.uptime_ms is not None and self._clock.trusted():
+                self._dating.seen(device, status.boot, status.uptime_ms, self._clock.now())
+            handle = partial(self._status, device, status.online)
+        else:
+            handle = partial(self._hooks.on_error, device, wire.decode_error(topic, payload))
+        self._later(handle, done)
+
+    def _refuse(self, received: MQTTMessage, rule: str, done: Done | None) -> None:
+        """Count and report what nobody can use, and let the broker forget it."""
+        self.counts.refused += 1
+        parts = received.topic.split("/") if received.topic.isprintable() else []
+        device = wire.clean(parts[1], 64) if len(parts) > 1 else ""
+        self._report("refused", device, rule)
+        if done is not None:
+            done()
+
+    def _report(self, kind: str, device: str, text: str) -> None:
+        """An event, at most one a kind and device and minute."""
+        now_s = self._loop.time()
+        last_s = self._reported.get((kind, device))
+        if last_s is not None and now_s - last_s < REPORT_EVERY_S:
+            return
+        if len(self._reported) >= MARKS_LIMIT:
+            self._reported.clear()
+        self._reported[(kind, device)] = now_s
+        event = Event(self._clock.now(), kind, device, wire.clean(text))
+        self._later(partial(self._hooks.on_problem, event), None)
+
+    def _later(self, handle: Callable[[], Awaitable[None]], done: Done | None) -> None:
+        """Hand over to the loop; waits while too much is waiting there."""
+        while not self._room.acquire(timeout=1.0):
+            if self._stop.is_set():
+                return
+        self._loop.call_soon_threadsafe(self._notes.put_nowait, (handle, done))
+
+    # The loop.
+
+    async def _handle_notes(self) -> None:
+        while True:
+            handle, done = await self._notes.get()
+            try:
+                await handle()
+            except StoreError as error:
+                log.error("not kept: %s", error)
+            except Exception:  # supervisor: what a stranger sent must not stop the others
+                log.exception("a message that is no reading")
+            finally:
+                self._room.release()
+            if done is not None:
+                done()
+
+    async def _status(self, device: str, online: bool) -> None:
+        if online and device in self._marks:
+            self._publish_ack(device, *self._marks[device])
+        await self._hooks.on_status(device, online)
+
+    async def _committed(self, commit: Commit) -> None:
+        for (device, boot), seq in commit.marks.items():
+            self._marks[device] = (boot, seq)
+            self._marks.move_to_end(device)
+            self._publish_ack(device, boot, seq)
+        while len(self._marks) > MARKS_LIMIT:
+            self._marks.popitem(last=False)
+
+    def _publish_ack(self, device: str, boot: str, seq: int) -> None:
+        if seq < 1:
+            return  # nothing contiguous yet
+        payload = wire.encode_ack(device, boot, seq, self._hooks.node_key(device))
+        with self._guard:
+            if self._connected:
+                self._client.publish(f"devices/{device}/ack", payload, qos=0)
+                self.counts.acks += 1
+
+    def _acknowledge(self, generation: int, mid: int) -> None:
+        with self._guard:
+            if self._connected and generation == self._generation:
+                self._client.ack(mid, 1)
+
+
+def _undated(message: Message) -> Message:
+    """Its sender has no clock and it did not come straight away: the time of receipt is only the latest it can be."""
+    readings = tuple(mark(r, Quality.UNCERTAIN, Reason.TIME_UNKNOWN) for r in message.readings)
+    return Message(message.device, message.sensor, readings, None, message.uptime_ms, message.timed)

@@ -1,0 +1,230 @@
+"""How far may a reading be believed? Pure: limits, the state of a series and a reading in; verdict and new state out.
+
+Every raw reading is judged once, before anything is averaged: an average hides the zeros and the spikes. The worst
+verdict wins, the driver's own included. Bounds marked † are engineering judgement, to be tuned per site; the others
+come from the data sheets of SCD30 and BMP280.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from drivers.model import Channel, Quality, Quantity, Reason
+from gateway.reading import Message, Reading
+
+RATE_OVER_S = 60.0  # change is measured over a minute, or noise at two-second samples would look like a rush
+RATE_UNTIL_S = 600.0  # older than this says nothing about speed
+SERIES_LIMIT = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a quantity can be, usually is, and how fast it moves. Bounds in the quantity's unit, `rate` a minute.
+
+    A sample further than `spike` from the last accepted one, at most `spike_within_s` after it, is bad; if the next one
+    is as far off on the same side it was a step, and that one is accepted. `clamp` beyond high is taken as high.
+    `frozen_exactly` counts identical values of any precision; otherwise only those that were not rounded (a sender's
+    22.5 may well stay 22.5).
+    """
+
+    low: float
+    high: float
+    usual_low: float | None = None
+    usual_high: float | None = None
+    clamp: float = 0.0
+    rate: float = 0.0
+    spike: float = 0.0
+    spike_within_s: float = 60.0
+    frozen_after: int = 0
+    frozen_exactly: bool = False
+    warm_up_s: float = 0.0
+
+
+_CO2 = Limits(0, 40_000, 380, 5_000, rate=300, spike=500, spike_within_s=4, frozen_after=10)  # † all but 40,000
+_TEMPERATURE = Limits(-40, 125, rate=1, spike=5, frozen_after=10)
+_HUMIDITY = Limits(0, 100, 3, clamp=2, rate=10, spike=30, frozen_after=10)
+_PRESSURE = Limits(300, 1100, 540, 1085, rate=0.5, spike=3, frozen_after=20)  # record low and high, and 5,000 m
+
+DEFAULTS: dict[Quantity, Limits] = {
+    Quantity.CO2: _CO2,
+    Quantity.TEMPERATURE: _TEMPERATURE,
+    Quantity.HUMIDITY: _HUMIDITY,
+    Quantity.PRESSURE: _PRESSURE,
+    Quantity.VOLTAGE: Limits(-1e6, 1e6),
+    Quantity.BATTERY: Limits(0, 100, clamp=2),
+    Quantity.RSSI: Limits(-200, 50, -120, 20),
+    Quantity.ILLUMINANCE: Limits(0, 1e6, 0, 200_000),
+    Quantity.PM25: Limits(0, 100_000, 0, 1_000),
+    Quantity.PM10: Limits(0, 100_000, 0, 1_000),
+    Quantity.TVOC: Limits(0, 1e6, 0, 60_000),
+    Quantity.POWER: Limits(-1e9, 1e9),
+    Quantity.ENERGY: Limits(-1e15, 1e15),
+    Quantity.CURRENT: Limits(-1e6, 1e6),
+    Quantity.MOISTURE: Limits(0, 100, clamp=2),
+    Quantity.COUNT: Limits(-1e15, 1e15),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a series remembers. Times in Unix seconds; `anchor_*` is where the rate of change is measured from,
+    `suspect` a jump that waits for confirmation, `same` how often `last` came in a row, `since_s` the sensor's start.
+    """
+
+    last_s: float
+    last: float
+    accepted: float
+    accepted_s: float
+    anchor: float
+    anchor_s: float
+    suspect: float | None = None
+    same: int = 1
+    since_s: float | None = None
+
+
+class Verdict(NamedTuple):
+    """The judged value (clamped where it had to be), and how far to believe it."""
+
+    value: float | None
+    quality: Quality
+    reason: Reason
+
+
+def limits_of(quantity: Quantity, channel: Channel | None) -> Limits:
+    """The channel's own bounds where the sensor is known; the quantity's habits for what a channel does not say."""
+    usual = DEFAULTS[quantity]
+    if channel is None:
+        return usual
+    return replace(
+        usual,
+        low=channel.low,
+        high=channel.high,
+        usual_low=usual.usual_low if channel.usual_low is None else channel.usual_low,
+        usual_high=usual.usual_high if channel.usual_high is None else channel.usual_high,
+        frozen_after=channel.frozen_after,
+        frozen_exactly=True,
+        warm_up_s=channel.warm_up_s,
+    )
+
+
+def judge(limits: Limits, quantity: Quantity, state: State | None, reading: Reading) -> tuple[Verdict, State | None]:
+    """Judge one reading of a series. What is older than the last judged gets the range checks only."""
+    value = reading.value
+    if value is None:
+        return Verdict(None, reading.quality, reading.reason), state
+    ranged = _range(limits, quantity, value)
+    now_s = reading.time.timestamp()
+    if state is not None and now_s <= state.last_s:
+        return _worst(reading, ranged), state
+    if state is None:
+        first = None if ranged.quality is Quality.BAD else State(now_s, value, value, now_s, value, now_s)
+        return _worst(reading, ranged), first
+    moved, state = _movement(limits, state, value, now_s, ranged.quality is Quality.BAD)
+    verdict = _worst(reading, ranged, moved, _history(limits, state, value, now_s))
+    return verdict, state
+
+
+def mark(reading: Reading, quality: Quality, reason: Reason) -> Reading:
+    """The reading, believed no further than `quality`; what was worse already stays."""
+    return replace(reading, quality=quality, reason=reason) if quality > reading.quality else reading
+
+
+class Judge:
+    """The states of all series, bounded. `channel_of` gives the Channel of (device, sensor, metric), if known."""
+
+    def __init__(
+        self,
+        channel_of: Callable[[str, str, str], Channel | None] = lambda _device, _sensor, _metric: None,
+        limit: int = SERIES_LIMIT,
+    ) -> None:
+        self._channel_of = channel_of
+        self._limit = limit
+        self._series: OrderedDict[tuple[str, str, str], tuple[Limits, State | None]] = OrderedDict()
+        self._restarted: dict[tuple[str, str], float] = {}
+
+    def restarted(self, device: str, sensor: str, at_s: float) -> None:
+        """The sensor began anew at this Unix time: its history says nothing and it has to warm up."""
+        self._restarted[(device, sensor)] = at_s
+        for key in [key for key in self._series if key[:2] == (device, sensor)]:
+            del self._series[key]
+
+    def message(self, message: Message) -> Message:
+        """The message with every reading judged; the same object where all of it is as it was said."""
+        judged = tuple([self._reading(reading) for reading in message.readings])
+        if all(new is old for new, old in zip(judged, message.readings, strict=True)):
+            return message
+        return replace(message, readings=judged)
+
+    def _reading(self, reading: Reading) -> Reading:
+        key = (reading.device, reading.sensor, reading.metric)
+        known = self._series.get(key)
+        if known is None:
+            known = (limits_of(reading.quantity, self._channel_of(*key)), None)
+        limits, before = known
+        verdict, state = judge(limits, reading.quantity, before, reading)
+        if before is None and state is not None:
+            state = replace(state, since_s=self._restarted.get(key[:2]))
+            verdict = _worst(reading, verdict, _history(limits, state, state.last, state.last_s))
+        self._series[key] = (limits, state)
+        if before is None and len(self._series) > self._limit:
+            self._series.popitem(last=False)
+        if verdict == (reading.value, reading.quality, reading.reason):
+            return reading
+        return replace(reading, value=verdict.value, quality=verdict.quality, reason=verdict.reason)
+
+
+_FINE = Verdict(None, Quality.GOOD, Reason.NONE)
+"""No objection; the value of a verdict is the range check's."""
+
+
+def _range(limits: Limits, quantity: Quantity, value: float) -> Verdict:
+    if quantity is Quantity.CO2 and value <= 0:
+        return Verdict(value, Quality.BAD, Reason.ZERO if value == 0 else Reason.OUT_OF_RANGE)
+    if value < limits.low or value > limits.high + limits.clamp or (quantity is Quantity.CO2 and value >= limits.high):
+        return Verdict(value, Quality.BAD, Reason.OUT_OF_RANGE)
+    if value > limits.high:
+        return Verdict(limits.high, Quality.UNCERTAIN, Reason.CLAMPED)
+    low, high = limits.usual_low, limits.usual_high
+    if (low is not None and value < low) or (high is not None and value > high):
+        return Verdict(value, Quality.UNCERTAIN, Reason.UNUSUAL)
+    return Verdict(value, Quality.GOOD, Reason.NONE)
+
+
+def _movement(limits: Limits, state: State, value: float, now_s: float, impossible: bool) -> tuple[Verdict, State]:
+    """The verdict of spike and rate, and the state with this reading in it."""
+    same = state.same + 1 if value == state.last else 1
+    base, base_s, anchor, anchor_s = state.accepted, state.accepted_s, state.anchor, state.anchor_s
+    if impossible:  # never a base to measure from
+        kept = State(now_s, value, base, base_s, anchor, anchor_s, state.suspect, same, state.since_s)
+        return _FINE, kept
+    near = limits.spike == 0 or abs(value - base) <= limits.spike or now_s - base_s > limits.spike_within_s
+    confirmed = state.suspect is not None and (value > base) is (state.suspect > base)
+    if not near and not confirmed:
+        kept = State(now_s, value, base, now_s, anchor, anchor_s, value, same, state.since_s)
+        return Verdict(value, Quality.BAD, Reason.SPIKE), kept
+    over_s = max(now_s - anchor_s, RATE_OVER_S)
+    fast = limits.rate > 0 and over_s <= RATE_UNTIL_S and abs(value - anchor) > limits.rate * over_s / 60
+    if now_s - anchor_s >= RATE_OVER_S:
+        anchor, anchor_s = value, now_s
+    state = State(now_s, value, value, now_s, anchor, anchor_s, None, same, state.since_s)
+    if fast or not near:  # a jump that went on was a step, and a fast one
+        return Verdict(value, Quality.UNCERTAIN, Reason.RATE), state
+    return _FINE, state
+
+
+def _history(limits: Limits, state: State, value: float, now_s: float) -> Verdict:
+    if 0 < limits.frozen_after <= state.same and (limits.frozen_exactly or round(value, 2) != value):
+        return Verdict(value, Quality.BAD, Reason.FROZEN)
+    if state.since_s is not None and now_s - state.since_s < limits.warm_up_s:
+        return Verdict(value, Quality.UNCERTAIN, Reason.WARM_UP)
+    return _FINE
+
+
+def _worst(reading: Reading, first: Verdict, *others: Verdict) -> Verdict:
+    """The worst of the sender's own verdict and ours; the value is the range check's, clamped where it had to be."""
+    worst = Verdict(first.value, reading.quality, reading.reason)
+    for verdict in (first, *others):
+        if verdict.quality > worst.quality:
+            worst = Verdict(first.value, verdict.quality, verdict.reason)
+    return worst
