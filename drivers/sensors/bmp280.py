@@ -101,7 +101,9 @@ class Bmp280:
     Options: ClassVar[type[Bmp280Options]] = Bmp280Options
     CHANNELS: ClassVar[tuple[Channel, ...]] = (
         Channel(Quantity.PRESSURE, 300, 1100, frozen_after=20, warm_up_s=60),
-        Channel(Quantity.TEMPERATURE, -40, 85, usual_low=0, usual_high=65, frozen_after=20, warm_up_s=60),
+        Channel(
+            Quantity.TEMPERATURE, -40, 85, usual_low=0, usual_high=65, warm_up_s=60
+        ),  # may rest; pressure never does
     )
 
     def __init__(self, bus: I2cBus, options: Bmp280Options) -> None:
