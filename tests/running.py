@@ -21,6 +21,7 @@ from mcp.client.streamable_http import streamable_http_client
 GATEWAY = str(Path(sys.executable).parent / "gateway")
 START_WITHIN_S = 20.0
 STOP_WITHIN_S = 10.0
+COMMAND_WITHIN_S = 30.0
 
 
 def free_ports(count: int) -> list[int]:
@@ -49,6 +50,12 @@ class Running:
     @property
     def token(self) -> str:
         found = re.search(r"agw_[\w-]{43}", self.welcome)
+        assert found, self.welcome
+        return found[0]
+
+    @property
+    def fingerprint(self) -> str:
+        found = re.search(r"[0-9a-f]{64}", self.welcome)
         assert found, self.welcome
         return found[0]
 
@@ -86,15 +93,21 @@ class Running:
 
 @asynccontextmanager
 async def gateway(
-    data: Path, *arguments: str, ports: Sequence[int] | None = None, environment: dict[str, str] | None = None
+    data: Path,
+    *arguments: str,
+    ports: Sequence[int] | None = None,
+    host: str = "127.0.0.1",
+    inside: Sequence[str] = (),
+    environment: dict[str, str] | None = None,
 ) -> AsyncIterator[Running]:
-    """Start `gateway run` on free loopback ports; it is gone when the block ends."""
+    """Start `gateway run` on free ports of `host`, after the words `inside`; it is gone when the block ends."""
     http, https, mqtt = ports or free_ports(3)
     began_s = asyncio.get_running_loop().time()
     process = await asyncio.create_subprocess_exec(
+        *inside,
         GATEWAY,
         "run",
-        *("--data", str(data), "--http", f"127.0.0.1:{http}", "--https", f"127.0.0.1:{https}"),
+        *("--data", str(data), "--http", f"{host}:{http}", "--https", f"{host}:{https}"),
         *("--mqtt", f"127.0.0.1:{mqtt}"),
         *arguments,
         stdout=asyncio.subprocess.PIPE,
@@ -121,15 +134,23 @@ async def gateway(
             await process.wait()
 
 
-async def command(*arguments: str, stdin: bytes | None = None) -> tuple[int, str, str]:
+async def command(
+    *arguments: str, inside: Sequence[str] = (), environment: dict[str, str] | None = None
+) -> tuple[int, str, str]:
     """Run one `gateway` command to its end: exit code, standard output, standard error."""
+    return await program(*inside, GATEWAY, *arguments, environment=environment)
+
+
+async def program(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
+    """Run any program to its end without input: exit code, standard output, standard error."""
     process = await asyncio.create_subprocess_exec(
-        GATEWAY,
         *arguments,
-        stdin=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        env=os.environ | (environment or {}),
     )
-    out, err = await process.communicate(stdin)
+    async with asyncio.timeout(COMMAND_WITHIN_S):
+        out, err = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
