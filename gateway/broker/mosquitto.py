@@ -46,6 +46,7 @@ def mosquitto(
         prepare=prepare,
         repair=lambda output: set_aside(folder / DATABASE, output, datetime.now(UTC)),
         on_problem=on_problem,
+        lock=folder / "lock",
     )
 
 

@@ -2,11 +2,14 @@
 
 import asyncio
 import errno
+import fcntl
 import logging
+import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +20,7 @@ log = logging.getLogger(__name__)
 
 READY_WITHIN_S = 20.0
 STOP_WITHIN_S = 5.0
+PREVIOUS_WITHIN_S = 30.0  # a full queue on a slow card
 LOOK_EVERY_S = 0.1  # between lines of output, which usually come first
 RETRY_FIRST_S = 0.2
 RETRY_LAST_S = 60.0
@@ -42,7 +46,9 @@ class ChildBroker:
         prepare: Callable[[], None] = lambda: None,
         repair: Callable[[str], str | None] = lambda _output: None,
         on_problem: Callable[[str], None] = lambda _text: None,
+        lock: Path | None = None,
     ) -> None:
+        self._lock_file, self._lock = lock, -1
         self.name, self.host, self.port = name, host, port
         self._program = tuple(program)
         self._prepare, self._repair, self._on_problem = prepare, repair, on_problem
@@ -54,11 +60,13 @@ class ChildBroker:
         self._group = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
-        check_port(self.host, self.port)
+        await self._previous_gone()
         try:
+            check_port(self.host, self.port)
             await self._start()
         except BaseException:
             await self._end()
+            self._unlock()
             raise
         await self._group.__aenter__()
         self._keeper = self._group.create_task(self._keep(), name=f"broker.{self.name}")
@@ -72,6 +80,25 @@ class ChildBroker:
             await self._group.__aexit__(None, None, None)
         finally:
             await self._end()
+            self._unlock()
+
+    async def _previous_gone(self) -> None:
+        """Take the lock that each broker inherits: one that outlived a killed gateway saves its database first."""
+        if self._lock_file is None:
+            return
+        self._prepare()  # makes the folder
+        self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with suppress(TimeoutError):  # the port's check says what to do
+            async with asyncio.timeout(PREVIOUS_WITHIN_S):
+                while True:
+                    with suppress(BlockingIOError):
+                        return fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    await asyncio.sleep(LOOK_EVERY_S)
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     @property
     def pid(self) -> int | None:
@@ -108,6 +135,7 @@ class ChildBroker:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
+                pass_fds=(self._lock,) if self._lock >= 0 else (),
                 start_new_session=True,  # a terminal's Ctrl-C is for the gateway, which still has to write
             )
             assert self._process.stderr is not None
@@ -115,10 +143,14 @@ class ChildBroker:
             if await self._accepting(self._process):
                 self.ready.set()
                 return
+            code = self._process.returncode
             await self._end()
             text = None if repaired else self._repair("\n".join(self._output))
+            if text is None and not repaired and code is not None and code < 0:
+                text = f"{self.name} was ended by signal {-code} before it was ready, starting it again"
             if text is None:
-                raise BrokerError(f"{self.name} does not start on {self.host}:{self.port}: {self._last()}")
+                why = self._last() or f"it ended with {code}"
+                raise BrokerError(f"{self.name} does not start on {self.host}:{self.port}: {why}")
             self._problem(text)
 
     async def _accepting(self, process: asyncio.subprocess.Process) -> bool:
