@@ -21,6 +21,14 @@ class BadData(DriverError):
     """The device answered and the bytes are wrong: drop the sample, keep the device."""
 
 
+class Refused(BadData):
+    """The device understood the question and said no: it is well, and the question is not for it."""
+
+
+class NotReady(DriverError):
+    """The device is well but not in the state that this needs; the message says what to do first."""
+
+
 class WrongDevice(DriverError):
     """Another chip lives at this address: a matter of configuration, do not retry."""
 

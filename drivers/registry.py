@@ -9,11 +9,13 @@ from drivers.api import GROUP, Driver
 
 
 def available() -> dict[str, str]:
-    """Map each driver name to the module that holds it, importing no driver."""
+    """Map each driver name to the module that holds it, importing no driver; a module named _so is no driver."""
     found: dict[str, str] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         package = importlib.import_module(entry.module)
         for info in pkgutil.iter_modules(package.__path__):
+            if info.name.startswith("_"):
+                continue
             module = f"{entry.module}.{info.name}"
             if found.setdefault(info.name, module) != module:
                 raise LookupError(f"driver {info.name!r} is in both {found[info.name]} and {module}: uninstall one")

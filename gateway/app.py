@@ -2,40 +2,30 @@
 
 import asyncio
 import logging
-import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Never, Protocol
-from zoneinfo import ZoneInfo
 
 from gateway import __version__, banner, control, sensors
-from gateway.access import identity as identities
-from gateway.access.audit import Audit
-from gateway.access.identity import Identity
 from gateway.access.policy import Plain, is_loopback
 from gateway.access.principal import Scope
-from gateway.access.tokens import Tokens
-from gateway.broker import choice as brokers
 from gateway.clock import RELEASED, Clock, SystemClock
-from gateway.config import Config, ConfigError, secret
+from gateway.config import Config, ConfigError
 from gateway.control import Commands, StatusView
+from gateway.core import Core, open_core
 from gateway.discovery.addresses import addresses, reachable
 from gateway.discovery.mdns import Announcer
 from gateway.health import Metric, prometheus, resident_bytes
-from gateway.ingest.mqtt import Hooks, MqttIngest
 from gateway.ingest.pipeline import Pipeline
-from gateway.ingest.quality import Judge
-from gateway.ingest.wire import DeviceError
+from gateway.intake import Intake, committed, open_intake
 from gateway.mcp import server as mcp
 from gateway.mcp.endpoint import Endpoint
-from gateway.registry.registry import Registry
 from gateway.sensors import Plan, Wired
-from gateway.store import commands, queries
+from gateway.store import queries
 from gateway.store.db import Store
 from gateway.store.types import Commit, Device, Event, Sensor
 from gateway.web import app as web
@@ -58,56 +48,6 @@ class Play(Protocol):
     async def run(self, host: str, port: int, add_key: Callable[[str], Awaitable[str]]) -> Never: ...
 
 
-class NodeKeys:
-    """The nodes' keys: in memory for every acknowledgement, in the store for the next start."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._keys: dict[str, bytes] = {}
-
-    async def load(self) -> None:
-        """Read all keys from the store."""
-        self._keys = dict(await queries.node_keys(self._store))
-
-    def get(self, device: str) -> bytes | None:
-        """The key of a device, None where it has none."""
-        return self._keys.get(device)
-
-    async def add(self, device: str) -> str:
-        """Make a node's key, replacing an older one; 64 hexadecimal digits."""
-        key = secrets.token_bytes(32)
-        await commands.save_node_key(self._store, device, key)
-        self._keys[device] = key
-        return key.hex()
-
-
-@dataclass(frozen=True, slots=True)
-class Core:
-    """What everything else stands on."""
-
-    config: Config
-    folder: Path
-    clock: Clock
-    zone: ZoneInfo
-    store: Store
-    registry: Registry
-    identity: Identity
-    tokens: Tokens
-    audit: Audit
-    keys: NodeKeys
-    started_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Intake:
-    """How readings come in; `mqtt` is None where the broker is off."""
-
-    pipeline: Pipeline
-    mqtt: MqttIngest | None
-    judge: Judge
-    broker: str
-
-
 async def run(config: Config, folder: Path, play: Play | None = None) -> None:
     """Run until SIGINT or SIGTERM. Errors that a person can mend are raised with one clear line each."""
     clock = SystemClock()
@@ -127,23 +67,24 @@ async def run(config: Config, folder: Path, play: Play | None = None) -> None:
 async def offline(folder: Path) -> AsyncIterator[Commands]:
     """Commands on a data folder that no gateway runs on."""
     async with AsyncExitStack() as stack:
-        core = await _core(Config(), folder, SystemClock(), stack)
+        core = await open_core(Config(), folder, SystemClock(), stack)
         yield Commands(core.tokens, core.audit, core.clock, core.keys.add)
 
 
 async def _serve(config: Config, folder: Path, clock: Clock, plans: Sequence[Plan], play: Play | None) -> None:
     async with AsyncExitStack() as stack:
-        core = await _core(config, folder, clock, stack)
+        core = await open_core(config, folder, clock, stack)
         await _declare(core, plans)
-        attached = await sensors.attach(plans, stack)
-        intake = await _intake(core, plans, stack)
+        attached = await sensors.attach(plans, stack, partial(_bus_healed, core))
+        intake = await open_intake(core, plans, stack)
         endpoint = await _endpoint(core, intake, stack)
         serving = await _web(core, intake, endpoint, stack)
         if play is not None:
-            await play.seed(intake.pipeline, core.store, clock)
+            await _seed(core, intake, play)
         group = await stack.enter_async_context(asyncio.TaskGroup())
         group.create_task(core.registry.run(), name="registry")
-        wired = Wired(partial(_sensor_changed, core, group))
+        group.create_task(core.journal.run(), name="journal")
+        wired = Wired(partial(_sensor_changed, core))
         wired.start(group, attached, intake.pipeline.put, clock, partial(_restarted, intake, clock))
         if play is not None and intake.mqtt is not None:
             group.create_task(play.run(config.mqtt.host, config.mqtt.port, core.keys.add), name="demo")
@@ -155,21 +96,6 @@ async def _serve(config: Config, folder: Path, clock: Clock, plans: Sequence[Pla
         await asyncio.get_running_loop().create_future()
 
 
-async def _core(config: Config, folder: Path, clock: Clock, stack: AsyncExitStack) -> Core:
-    settings = config.store
-    store = Store(folder, memory_limit_mb=settings.memory_limit_mb, threads=settings.threads)
-    await stack.enter_async_context(store)
-    identity = await asyncio.to_thread(identities.load_or_create, folder / "identity")
-    registry, tokens, keys = Registry(store, clock), Tokens(store, clock, identity), NodeKeys(store)
-    await registry.load()
-    await tokens.load()
-    await keys.load()
-    stack.push_async_callback(registry.flush)
-    audit = Audit(store, clock)
-    zone, now_s = ZoneInfo(config.site.timezone), asyncio.get_running_loop().time()
-    return Core(config, folder, clock, zone, store, registry, identity, tokens, audit, keys, now_s)
-
-
 async def _declare(core: Core, plans: Sequence[Plan]) -> None:
     """Tell the registry of the wired devices."""
     for device in core.config.device:
@@ -177,52 +103,17 @@ async def _declare(core: Core, plans: Sequence[Plan]) -> None:
         known = Device(
             device.id, device_name=device.name, zone_id=device.zone, location=device.location, source="local"
         )
-        chips = [Sensor(0, device.id, plan.sensor, plan.kind) for plan in own]
+        chips = [Sensor(0, device.id, plan.sensor, getattr(plan.driver, "KIND", plan.kind)) for plan in own]
         interval_s = min((plan.interval_s for plan in own), default=None)
         await core.registry.declare(known, chips, interval_s)
 
 
-async def _intake(core: Core, plans: Sequence[Plan], stack: AsyncExitStack) -> Intake:
-    """The broker, the pipeline and the subscription between them."""
-    settings, store = core.config.mqtt, core.config.store
-    judge = Judge(sensors.channels(plans))
-    choice = None if settings.broker == "off" else brokers.choose(settings.broker)
-    if choice is not None:
-        child = brokers.start(choice, settings.host, settings.port, core.folder / "broker")
-        if child is not None:
-            await stack.enter_async_context(child)
-        if choice.warning:
-            log.warning("%s broker: %s", choice.kind, choice.warning)
-    pipeline = Pipeline(
-        core.store.append,
-        judge=judge,
-        batch_rows=store.batch_rows,
-        flush_interval_s=min(store.flush_interval_s, choice.flush_within_s if choice else store.flush_interval_s),
-        window=choice.window if choice else 20,
-    )
-    pipeline.listen(partial(_committed, core))
-    await stack.enter_async_context(pipeline)
-    if choice is None:
-        return Intake(pipeline, None, judge, "off")
-    hooks = Hooks(
-        core.registry.capabilities,
-        core.registry.reported_status,
-        partial(_device_error, core),
-        partial(commands.add_event, core.store),
-        core.keys.get,
-    )
-    mqtt = MqttIngest(
-        settings.host,
-        settings.port,
-        pipeline,
-        hooks,
-        core.clock,
-        client_id=settings.client_id,
-        username=settings.username,
-        password=secret(settings.password_file),
-    )
-    await stack.enter_async_context(mqtt)
-    return Intake(pipeline, mqtt, judge, f"{choice.kind} at {settings.host}:{settings.port} ({choice.reason})")
+async def _seed(core: Core, intake: Intake, play: Play) -> None:
+    """History by a pipeline of its own, so that the first live batch is still committed at once."""
+    pipeline = Pipeline(core.store.append, judge=intake.judge)
+    pipeline.listen(partial(committed, core))
+    async with pipeline:
+        await play.seed(pipeline, core.store, core.clock)
 
 
 async def _endpoint(core: Core, intake: Intake, stack: AsyncExitStack) -> Endpoint:
@@ -311,22 +202,13 @@ async def _announce(core: Core, serving: Serving, stack: AsyncExitStack) -> None
     await stack.enter_async_context(announcer)
 
 
-async def _committed(core: Core, commit: Commit) -> None:
-    core.registry.seen(commit.fresh)
-    for gap in commit.gaps:
-        text = f"messages {gap.first_seq} to {gap.last_seq} of boot {gap.boot} never arrived and are no longer held"
-        await commands.add_event(core.store, Event(core.clock.now(), "gap", gap.device, text))
+def _bus_healed(core: Core, bus: str, text: str) -> None:
+    log.warning("%s: %s", bus, text)
+    core.journal.note(Event(core.clock.now(), "bus", "", f"{bus}: {text}"))
 
 
-async def _device_error(core: Core, device: str, error: DeviceError) -> None:
-    text = f"{error.code}: {error.message}"
-    await commands.add_event(core.store, Event(core.clock.now(), "device_error", device, text))
-
-
-def _sensor_changed(core: Core, group: asyncio.TaskGroup, device: str, sensor: str, error: Exception | None) -> None:
-    text = f"{sensor}: {error}" if error is not None else f"{sensor} works"
-    event = Event(core.clock.now(), "sensor", device, text)
-    group.create_task(commands.add_event(core.store, event), name=f"event {device}/{sensor}")
+def _sensor_changed(core: Core, device: str, sensor: str, error: Exception | None) -> None:
+    core.registry.sensor_status(device, sensor, None if error is None else str(error) or type(error).__name__)
 
 
 def _restarted(intake: Intake, clock: Clock, device: str, sensor: str) -> None:

@@ -64,7 +64,11 @@ class Http(Section):
 
 
 class Mqtt(Section):
-    """The broker: `auto` takes mosquitto where it is installed and the embedded one otherwise."""
+    """The broker: `auto` takes mosquitto where it is installed and the embedded one otherwise.
+
+    `dialects` names those of other makers that are understood, each with its topic prefix ("" for its own).
+    `home_assistant` tells Home Assistant of our devices, by its discovery topics on the same broker.
+    """
 
     broker: Literal["auto", "mosquitto", "embedded", "external", "off"] = "auto"
     host: str = "127.0.0.1"
@@ -72,6 +76,8 @@ class Mqtt(Section):
     username: str | None = None
     password_file: Path | None = None
     client_id: Id = "ambient-gateway"
+    dialects: Mapping[Literal["tasmota", "esphome", "zigbee2mqtt", "theengs"], str] = Field(default_factory=dict)
+    home_assistant: bool = False
 
 
 class StoreSettings(Section):
@@ -111,13 +117,24 @@ class SensorSettings(Section):
 
 
 class DeviceSettings(Section):
-    """A device wired to the gateway itself."""
+    """A device wired to the gateway itself.
+
+    `pressure_from` names the sensor whose station pressure its CO2 sensors compensate with: "auto" takes the only one
+    there is, "off" none.
+    """
 
     id: Id
     name: str = ""
     zone: str = ""
     location: str = ""
+    pressure_from: Id = "auto"
     sensor: tuple[SensorSettings, ...] = ()
+
+
+class SerialNode(Section):
+    """A node on a USB cable that speaks the MQTT payloads as JSON lines."""
+
+    port: str
 
 
 class Config(Section):
@@ -130,6 +147,7 @@ class Config(Section):
     clock: ClockSettings = ClockSettings()
     discovery: Discovery = Discovery()
     device: tuple[DeviceSettings, ...] = ()
+    serial_node: tuple[SerialNode, ...] = ()
 
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:

@@ -2,10 +2,12 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
 from typing import Any, Never
 
 from drivers import registry
@@ -14,7 +16,7 @@ from drivers.errors import WrongDevice
 from drivers.host.open import open_bus
 from drivers.model import Channel
 from gateway.clock import Clock
-from gateway.config import Config, ConfigError, SensorSettings
+from gateway.config import Config, ConfigError, SensorSettings, secret
 from gateway.ingest.poller import poll
 from gateway.reading import Message
 
@@ -37,7 +39,14 @@ class Plan:
 
 def plan(config: Config) -> tuple[Plan, ...]:
     """Every sensor of the settings with its driver loaded; ConfigError names the driver or option that is wrong."""
-    return tuple(_plan(device.id, sensor) for device in config.device for sensor in device.sensor)
+    plans = tuple(_plan(device.id, sensor) for device in config.device for sensor in device.sensor)
+    lines: dict[str, Plan] = {}
+    for each in plans:
+        other = lines.setdefault(each.bus, each)
+        if each.bus.startswith("serial:") and each.driver.BUS is not other.driver.BUS:
+            where = f"device {each.device!r}, sensor {each.sensor!r}"
+            raise ConfigError(f"{where}: {each.kind} and {other.kind} cannot share {each.bus}; use another port")
+    return plans
 
 
 def _plan(device: str, settings: SensorSettings) -> Plan:
@@ -47,17 +56,28 @@ def _plan(device: str, settings: SensorSettings) -> Plan:
     except LookupError as error:
         raise ConfigError(f"{where}: {error.args[0]}") from error
     known = [field.name for field in dataclasses.fields(driver.Options)]
-    for name in settings.options:
+    given = _with_secrets(settings.options, known)
+    for name in given:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise ConfigError(f"{where}: options.{name}: unknown option of {settings.driver}; {hint}")
     try:
-        options = driver.Options(**settings.options)
-        open_bus(settings.bus)  # only reads the text: a bus is opened when it is entered
+        options = driver.Options(**given)
+        open_bus(settings.bus, wanted=driver.BUS)  # only reads the text: a bus is opened when it is entered
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error
     return Plan(device, settings.sensor, settings.driver, driver, options, settings.bus, settings.interval_s)
+
+
+def _with_secrets(options: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    """The options with the content of a file in place of NAME_file, so that a key need not stand in the settings."""
+    given = dict(options)
+    for name in options:
+        option = name.removesuffix("_file")
+        if name not in known and option != name and option in known and option not in options:
+            given[option] = secret(Path(given.pop(name)))
+    return given
 
 
 def channels(plans: Sequence[Plan]) -> Callable[[str, str, str], Channel | None]:
@@ -76,12 +96,19 @@ def channels(plans: Sequence[Plan]) -> Callable[[str, str, str], Channel | None]
     return channel_of
 
 
-async def attach(plans: Sequence[Plan], stack: AsyncExitStack) -> list[tuple[Plan, Driver]]:
-    """Open each bus once for as long as the stack lives and put the drivers on them; BusUnavailable says why not."""
+async def attach(
+    plans: Sequence[Plan], stack: AsyncExitStack, report: Callable[[str, str], None]
+) -> list[tuple[Plan, Driver]]:
+    """Open each bus once for as long as the stack lives and put the drivers on them; BusUnavailable says why not.
+
+    `report` hears what a bus (its text) does to heal itself.
+    """
     buses: dict[str, Any] = {}
     for each in plans:
         if each.bus not in buses:
-            buses[each.bus] = await stack.enter_async_context(open_bus(each.bus))
+            buses[each.bus] = await stack.enter_async_context(
+                open_bus(each.bus, wanted=each.driver.BUS, report=partial(report, each.bus))
+            )
     return [(each, each.driver(buses[each.bus], each.options)) for each in plans]
 
 
@@ -91,7 +118,6 @@ class Wired:
     def __init__(self, report: Callable[[str, str, Exception | None], None]) -> None:
         self._report = report
         self._first: dict[tuple[str, str], asyncio.Future[Exception | None]] = {}
-        self.faults: dict[tuple[str, str], Exception] = {}
 
     def start(
         self,
@@ -128,10 +154,6 @@ class Wired:
                 raise WrongDevice(f"device {each.device!r}, sensor {each.sensor!r} on {each.bus}: {error}") from error
 
     def _status(self, device: str, sensor: str, error: Exception | None) -> None:
-        if error is None:
-            self.faults.pop((device, sensor), None)
-        else:
-            self.faults[(device, sensor)] = error
         self._sign(device, sensor, error)
         self._report(device, sensor, error)
 

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import fcntl
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,13 +42,21 @@ class LinuxI2c:
 
     A transfer whose caller was cancelled is finished by the thread before the next begins. User space cannot clock
     SCL over i2c-dev: a stuck bus is freed, if at all, by the kernel's adapter driver. What is done here after
-    REOPEN_AFTER failures in a row is to close and re-open the device file, which also heals a re-plugged USB adapter;
-    if that does not help, the sensor needs its power cycled.
+    REOPEN_AFTER failures in a row is to close and re-open the device file; if that does not help, the sensor needs its
+    power cycled. A USB adapter that is pulled out is closed at once: the kernel keeps its number taken for as long as
+    somebody has it open, and plugged in again it would get another one.
     """
 
-    def __init__(self, number: int, *, opener: Callable[[str], Adapter] | None = None) -> None:
+    def __init__(
+        self,
+        number: int,
+        *,
+        opener: Callable[[str], Adapter] | None = None,
+        present: Callable[[str], bool] | None = None,
+    ) -> None:
         self._path = f"/dev/i2c-{number}"
         self._opener = opener or SystemAdapter
+        self._present = present or (os.path.exists if opener is None else lambda _path: True)
         self._adapter: Adapter | None = None
         self._claimed: set[int] = set()
         self._failures = 0
@@ -119,6 +128,11 @@ class LinuxI2c:
         self._failures = 0
 
     def _failed(self, error: OSError) -> None:
+        if error.errno == errno.ENODEV or not self._present(self._path):
+            log.warning("%s: unplugged (%s)", self._path, error)
+            self._failures = 0
+            self._close()
+            return
         if error.errno in (errno.ENXIO, errno.EREMOTEIO, errno.EBUSY):  # the wire itself is well
             self._failures = 0
             return

@@ -19,6 +19,7 @@ MEASURING, IM_UPDATE = 0x08, 0x01
 SLEEP, FORCED, NORMAL = 0b00, 0b01, 0b11
 CONFIG_USED = 0b11111100  # bit 1 is reserved, bit 0 is for SPI
 
+ADDRESSES = (0x76, 0x77)  # SDO low or high, §5.2
 CHIP_IDS = (0x58, 0x57, 0x56)  # mass production, then samples
 OTHER_CHIPS = {0x55: "a BMP180 or BMP085", 0x60: "a BME280", 0x61: "a BME680 or BME688"}
 
@@ -47,7 +48,7 @@ class Bmp280Options:
 
     def __post_init__(self) -> None:
         rules: tuple[tuple[str, object, tuple[object, ...]], ...] = (
-            ("address", self.address, (0x76, 0x77)),
+            ("address", self.address, ADDRESSES),
             ("mode", self.mode, ("forced", "normal")),
             ("oversampling_temperature", self.oversampling_temperature, tuple(OVERSAMPLING)),
             ("oversampling_pressure", self.oversampling_pressure, tuple(OVERSAMPLING)),
@@ -99,6 +100,7 @@ class Bmp280:
 
     BUS: ClassVar[type] = I2cBus
     Options: ClassVar[type[Bmp280Options]] = Bmp280Options
+    ADDRESSES: ClassVar[tuple[int, ...]] = ADDRESSES
     CHANNELS: ClassVar[tuple[Channel, ...]] = (
         Channel(Quantity.PRESSURE, 300, 1100, frozen_after=20, warm_up_s=60),
         Channel(
@@ -137,6 +139,14 @@ class Bmp280:
         """Put the chip to sleep (0.1 uA); never raises."""
         with suppress(DriverError):
             await self._set(CTRL_MEAS, SLEEP)
+
+    @staticmethod
+    async def probe(bus: I2cBus, address: int) -> str | None:
+        """As Probeable: reads the chip id."""
+        chip = (await bus.write_read(address, bytes((ID,)), 1))[0]
+        if chip in OTHER_CHIPS:
+            raise WrongDevice(f"{OTHER_CHIPS[chip]} (chip id {chip:#04x}), which this driver cannot read")
+        return f"BMP280, chip id {chip:#04x}" if chip in CHIP_IDS else None
 
     async def _identify(self) -> None:
         chip = (await self._get(ID, 1))[0]

@@ -227,12 +227,13 @@ class FaultyI2c:
                 reached.set()
                 await asyncio.get_running_loop().create_future()
             case Flip(bit):
-                return lambda answer: _flipped(answer, bit)
+                return lambda answer: flipped(answer, bit)
             case Short(by):
                 return lambda answer: answer[:-by]
         return lambda answer: answer
 
 
-def _flipped(answer: bytes, bit: int) -> bytes:
+def flipped(answer: bytes, bit: int) -> bytes:
+    """One bit is wrong (any number: it wraps around)."""
     at = bit // 8 % len(answer)
     return answer[:at] + bytes((answer[at] ^ 1 << bit % 8,)) + answer[at + 1 :]

@@ -4,36 +4,47 @@
     def test_conformance(check): run_virtual(check(DriverCase(Thermo, healthy, stranger)))
 
 A check raises AssertionError with what was broken. `healthy` and `stranger` make a fresh bus at each call.
+On a Modbus line they make the serial port below it, and the case says so: faults=FaultyLine, over=ModbusRtu.
 """
 
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from drivers.api import Driver
-from drivers.bus import I2cBus
 from drivers.errors import BusError, BusTimeout, DriverError, NoDevice, WrongDevice
 from drivers.testing.buses import Fail, Fault, FaultyI2c, Flip, Hang, Short
 
 
 @dataclass(frozen=True, slots=True)
 class DriverCase:
-    """A driver, a bus where its device answers, and one where another chip answers at its address."""
+    """A driver, a wire where its device answers, and one where another device answers in its place.
+
+    `faults` spoils the wire, `over` makes of the wire the bus that the driver wants. `refuses_at` "read" is for what
+    only speaks by itself (a beacon): nobody can ask who it is, so a stranger shows in what is read.
+    """
 
     driver: type[Driver]
-    healthy: Callable[[], I2cBus]
-    stranger: Callable[[], I2cBus]
+    healthy: Callable[[], Any]
+    stranger: Callable[[], Any]
     options: Any = None
+    faults: Callable[[Any, Mapping[int, Fault]], Any] = FaultyI2c
+    over: Callable[[Any], Any] = lambda wire: wire
+    refuses_at: Literal["start", "read"] = "start"
 
     def on(self, bus: Any) -> Driver:
+        """The driver on this wire."""
+        return self.bare(self.over(bus))
+
+    def bare(self, bus: Any) -> Driver:
         """The driver on this bus."""
         return self.driver(bus, self.driver.Options() if self.options is None else self.options)
 
-    def faulty(self, faults: Mapping[int, Fault] | None = None) -> FaultyI2c:
-        """A healthy bus that spoils these transfers."""
-        return FaultyI2c(self.healthy(), faults)
+    def faulty(self, faults: Mapping[int, Fault] | None = None) -> Any:
+        """A healthy wire that spoils these transfers."""
+        return self.faults(self.healthy(), faults or {})
 
 
 class _Untouchable:
@@ -43,7 +54,7 @@ class _Untouchable:
 
 async def construction_touches_no_wire(case: DriverCase) -> None:
     """A constructor stores and no more."""
-    case.on(_Untouchable())
+    case.bare(_Untouchable())
 
 
 async def options_are_defaulted_and_frozen(case: DriverCase) -> None:
@@ -94,7 +105,11 @@ async def stop_never_raises(case: DriverCase) -> None:
 
 async def a_stranger_is_refused(case: DriverCase) -> None:
     """Another chip at the address is a WrongDevice, with more than a word of explanation."""
-    raised = await _raised(case.on(case.stranger()).start())
+    driver = case.on(case.stranger())
+    raised = await _raised(driver.start())
+    if case.refuses_at == "read":
+        assert raised is None, f"nobody was asked, but start gave {raised!r}"
+        raised = await _raised(driver.read())
     assert isinstance(raised, WrongDevice), f"another chip at the address gave {raised!r}"
     assert len(str(raised)) > 20, f"WrongDevice says only {str(raised)!r}"
 
@@ -176,7 +191,8 @@ async def _transfers(case: DriverCase, *, read: bool = True) -> int:
     await driver.start()
     if read:
         await driver.read()
-    return bus.transfers
+    transfers: int = bus.transfers
+    return transfers
 
 
 async def _survives(case: DriverCase, n: int, fault: Fault) -> DriverError | None:

@@ -17,7 +17,8 @@ class Scd30Chip:
     """Answers as the chip does: settings survive a power cycle, reads within 3 ms of the command are refused.
 
     `settings` is its non-volatile memory by command; `zeros` how many samples after a boot show exact zero CO2.
-    `hung` makes data-ready stay 0 until the named cure; `refuses` settings do not take.
+    `hung` makes data-ready stay 0 until the named cure; `refuses` settings do not take. START without an argument tells
+    the pressure, as in practice and in no document, unless `tells_pressure` is False. A reference shifts what follows.
     """
 
     address = 0x61
@@ -28,6 +29,8 @@ class Scd30Chip:
         self.running, self.pressure_mbar = running, 0
         self.hung: Literal["start", "reset", "never"] | None = None
         self.refuses: set[int] = set()
+        self.tells_pressure = True
+        self._shift_ppm = 0.0
         self._booted_s = -BOOT_S
         self._due_s = 0.0
         self._since_boot = 0
@@ -57,7 +60,11 @@ class Scd30Chip:
         elif command == RESET:
             self.hung = None if self.hung != "never" else self.hung
             self.power_cycle(now_s)
-        elif command in self.settings or command in (DATA_READY, MEASUREMENT, FIRMWARE):
+        elif (
+            command in self.settings
+            or command in (DATA_READY, MEASUREMENT, FIRMWARE)
+            or (command == START and self.tells_pressure)
+        ):
             self._asked = command
         else:
             raise NoDevice(f"0x61 does not acknowledge {data.hex(' ')}")
@@ -74,7 +81,9 @@ class Scd30Chip:
 
     def _set(self, command: int, value: int, now_s: float) -> None:
         if command == START:
-            self.running, self.pressure_mbar = True, value
+            self.running = True
+            if START not in self.refuses:
+                self.pressure_mbar = value
             self._due_s = now_s + self.settings[INTERVAL]
             if self.hung == "start":
                 self.hung = None
@@ -82,6 +91,8 @@ class Scd30Chip:
             raise NoDevice(f"0x61 does not acknowledge the command {command:#06x} with an argument")
         elif command not in self.refuses:
             self.settings[command] = value
+            if command == REFERENCE:
+                self._shift_ppm = value - (self._source(now_s).co2 or 0.0)
 
     def _measure(self, now_s: float) -> None:
         if not self.running or self.hung or now_s < self._due_s:
@@ -92,7 +103,7 @@ class Scd30Chip:
         self._since_boot += missed + 1
         self._due_s = measured_s + interval_s
         row = self._source(measured_s)
-        co2 = math.nan if row.co2 is None else row.co2
+        co2 = math.nan if row.co2 is None else row.co2 + self._shift_ppm
         if self._since_boot <= self._zeros or self._wrong_pressure():
             co2 = 0.0
         temperature = math.nan if row.temperature is None else row.temperature
@@ -108,6 +119,8 @@ class Scd30Chip:
             return checked(struct.pack(">3f", *sample) if sample else b"\xff" * 12)
         if command == DATA_READY:
             return checked(int(self._sample is not None).to_bytes(2, "big"))
+        if command == START:
+            return checked(self.pressure_mbar.to_bytes(2, "big"))
         value = self._firmware if command == FIRMWARE else self.settings[command]
         return checked(value.to_bytes(2, "big"))
 

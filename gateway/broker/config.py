@@ -48,6 +48,8 @@ persistent_client_expiration 14d
 # By default 20 in flight and 1,000 queued: too few for a batch, and for an hour's absence.
 max_inflight_messages {MAX_INFLIGHT}
 max_queued_messages 0
+# Devices of other makers often publish with QoS 0, which is kept for nobody otherwise.
+queue_qos0_messages true
 max_queued_bytes {queue_mb * 1024 * 1024}
 message_size_limit 131072
 

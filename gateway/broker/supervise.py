@@ -85,7 +85,7 @@ class ChildBroker:
     async def _previous_gone(self) -> None:
         """Take the lock that each broker inherits: one that outlived a killed gateway saves its database first."""
         if self._lock_file is None:
-            return
+            return None
         self._prepare()  # makes the folder
         self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with suppress(TimeoutError):  # the port's check says what to do

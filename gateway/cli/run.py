@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway import config
-from gateway.cli import data
+from gateway.cli import data, scan
 from gateway.config import Config, ConfigError
 
 DEFAULT_CONFIG = Path("gateway.toml")
@@ -22,6 +22,8 @@ def run(options: argparse.Namespace) -> int:
     for chatty in ("mcp", "uvicorn", "amqtt", "transitions", "zeroconf", "httpx2"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     settings = settle(options)
+    if not options.demo and _path(options.config) is None:
+        settings = scan.adopt(settings)
     folder = data.folder(options.data, demo=options.demo)
     play = demo.Demo() if options.demo else None
     asyncio.run(app.run(play.configure(settings) if play else settings, folder, play))

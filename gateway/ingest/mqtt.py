@@ -4,7 +4,6 @@ import asyncio
 import logging
 import random
 import threading
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from drivers.model import Quality, Reason
 from gateway.clock import Clock
 from gateway.ingest import wire
+from gateway.ingest.acks import Acks, Outgoing
+from gateway.ingest.client import BulkClient
 from gateway.ingest.dating import Dating
+from gateway.ingest.foreign import Foreign
 from gateway.ingest.pipeline import Done, Pipeline
 from gateway.ingest.quality import mark
 from gateway.ingest.wire import Kind, WireError
@@ -32,7 +34,7 @@ KEEPALIVE_S = 30
 RETRY_FIRST_S = 0.25
 RETRY_LAST_S = 30.0
 NOTES_LIMIT = 256  # capabilities, statuses, errors that wait for their hooks
-MARKS_LIMIT = 4096
+REPORTS_LIMIT = 4096
 REPORT_EVERY_S = 60.0  # one report a device and kind: a broken node must not fill the card
 FLUSH_WITHIN_S = 5.0
 DRAINED_AFTER_S = 0.2  # a pause this long after a connect: what the broker had kept has arrived
@@ -84,17 +86,20 @@ class MqttIngest:
         client_id: str = "ambient-gateway",
         username: str | None = None,
         password: str | None = None,
+        foreign: Foreign | None = None,
     ) -> None:
         self._host, self._port = host, port
+        self._foreign = foreign
         self._pipeline, self._hooks, self._clock = pipeline, hooks, clock
         self._client_id, self._username, self._password = client_id, username, password
         self.counts = MqttCounts()
         self._dating = Dating()
-        self._marks: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        self._acks = Acks(hooks.node_key)
         self._reported: dict[tuple[str, str], float] = {}
         self._guard = threading.Lock()  # connection generation against acknowledgements from the loop
         self._generation = 0
         self._connected = False
+        self._unsent: list[tuple[int, int]] = []
         self._paused = False
         self._draining, self._connected_s, self._heard_s = False, 0.0, 0.0
         self._stop = threading.Event()
@@ -134,8 +139,8 @@ class MqttIngest:
         """Whether the broker has accepted this session."""
         return self._connected
 
-    def _new_client(self) -> Client:
-        client = Client(CallbackAPIVersion.VERSION2, self._client_id, clean_session=False, manual_ack=True)
+    def _new_client(self) -> BulkClient:
+        client = BulkClient(CallbackAPIVersion.VERSION2, self._client_id, clean_session=False, manual_ack=True)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
@@ -176,7 +181,10 @@ class MqttIngest:
         if reason.is_failure:
             self._report("broker", "", f"the broker refused us: {wire.clean(str(reason))}")
             return
-        client.subscribe([(topic, 1) for topic in wire.SUBSCRIPTIONS])
+        foreign = self._foreign.subscriptions if self._foreign else ()
+        if self._foreign and self._foreign.unwanted and flags.session_present:
+            client.unsubscribe(list(self._foreign.unwanted))
+        client.subscribe([(topic, 1) for topic in (*wire.SUBSCRIPTIONS, *foreign)])
         self._retry_s = RETRY_FIRST_S
         self._draining = flags.session_present
         self._connected_s = self._heard_s = self._loop.time()
@@ -192,16 +200,19 @@ class MqttIngest:
             return  # not acknowledged: the broker keeps it
         done = partial(self._acknowledge, self._generation, received.mid) if received.qos else None
         try:
-            where = wire.route(received.topic)
-            if where.kind is Kind.DATA:
+            others = self._foreign is not None and self._said_by_others(self._foreign, received, done)
+            where = None if others else wire.route(received.topic)
+            if where is not None and where.kind is Kind.DATA:
                 self._data(received, done)
-            else:
+            elif where is not None:
                 self._note(where, received, done)
         except (WireError, UnicodeDecodeError) as error:
             self._refuse(received, str(error), done)
         except Exception as error:  # supervisor: a message that finds a bug must not come back for ever
             log.exception("message on %r", received.topic)
             self._refuse(received, f"internal error {error!r}", done)
+        if self._unsent:  # nothing of it has to wait for a commit
+            self._send_pubacks()
 
     def _data(self, received: MQTTMessage, done: Done | None) -> None:
         now, trusted = self._clock.now(), self._clock.trusted()
@@ -219,6 +230,31 @@ class MqttIngest:
             if late:
                 message = _undated(message)
         self._pipeline.offer(self._dating.date(message, now, trusted), done, self._stop)
+
+    def _said_by_others(self, foreign: Foreign, received: MQTTMessage, done: Done | None) -> bool:
+        """Take a message of a dialect, acknowledged after the last of what it carried; False if it is of none."""
+        if received.topic.startswith("devices/"):
+            return False
+        now, trusted = self._clock.now(), self._clock.trusted()
+        late = self._kept_by_broker(received.dup) or received.retain
+        decoded = foreign.decode(received.topic, bytes(received.payload), now, trusted=trusted, live=not late)
+        if decoded is None:
+            return False
+        self.counts.received += len(decoded.messages)
+        for device, rules in decoded.problems:
+            self._report("refused", device, f"{received.topic}: {rules}")
+        notes = [partial(self._hooks.on_capabilities, device, told) for device, told in decoded.capabilities]
+        notes += [partial(self._hooks.on_status, device, online) for device, online in decoded.statuses]
+        kept = [message for message in decoded.messages if message.timed or not received.retain]
+        self.counts.stale += len(decoded.messages) - len(kept)
+        for number, handle in enumerate(notes, 1):
+            self._later(handle, done if number == len(notes) and not kept else None)
+        for number, message in enumerate(kept, 1):  # committed in this order, so the last one stands for all
+            sure = message if message.timed or not late else _undated(message)
+            self._pipeline.offer(sure, done if number == len(kept) else None, self._stop)
+        if done is not None and not notes and not kept:
+            done()
+        return True
 
     def _kept_by_broker(self, repeated: bool) -> bool:
         """Whether it may have been sent long before: a repetition, or what the broker kept while we were away."""
@@ -262,7 +298,7 @@ class MqttIngest:
         last_s = self._reported.get((kind, device))
         if last_s is not None and now_s - last_s < REPORT_EVERY_S:
             return
-        if len(self._reported) >= MARKS_LIMIT:
+        if len(self._reported) >= REPORTS_LIMIT:
             self._reported.clear()
         self._reported[(kind, device)] = now_s
         event = Event(self._clock.now(), kind, device, wire.clean(text))
@@ -290,33 +326,34 @@ class MqttIngest:
                 self._room.release()
             if done is not None:
                 done()
+                self._send_pubacks()
 
     async def _status(self, device: str, online: bool) -> None:
-        if online and device in self._marks:
-            self._publish_ack(device, *self._marks[device])
+        if online:
+            self._publish_ack(self._acks.again(device))
         await self._hooks.on_status(device, online)
 
     async def _committed(self, commit: Commit) -> None:
-        for (device, boot), seq in commit.marks.items():
-            self._marks[device] = (boot, seq)
-            self._marks.move_to_end(device)
-            self._publish_ack(device, boot, seq)
-        while len(self._marks) > MARKS_LIMIT:
-            self._marks.popitem(last=False)
+        self._send_pubacks()
+        for ack in self._acks.committed(commit):
+            self._publish_ack(ack)
 
-    def _publish_ack(self, device: str, boot: str, seq: int) -> None:
-        if seq < 1:
-            return  # nothing contiguous yet
-        payload = wire.encode_ack(device, boot, seq, self._hooks.node_key(device))
+    def _publish_ack(self, ack: Outgoing | None) -> None:
         with self._guard:
-            if self._connected:
-                self._client.publish(f"devices/{device}/ack", payload, qos=0)
+            if ack is not None and self._connected:
+                self._client.publish(*ack, qos=0)
                 self.counts.acks += 1
 
     def _acknowledge(self, generation: int, mid: int) -> None:
+        """Due: sent together with the others of its batch."""
         with self._guard:
-            if self._connected and generation == self._generation:
-                self._client.ack(mid, 1)
+            self._unsent.append((generation, mid))
+
+    def _send_pubacks(self) -> None:
+        with self._guard:
+            due, self._unsent = self._unsent, []
+            if self._connected:
+                self._client.acknowledge([mid for generation, mid in due if generation == self._generation])
 
 
 def _undated(message: Message) -> Message:

@@ -3,16 +3,18 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Never
 
-from drivers.api import Driver
+from drivers.api import Driver, Patient
 from drivers.errors import BadData, BusError, BusTimeout, BusUnavailable, WrongDevice
 from drivers.model import Channel, Quality, Reason, Sample
 from gateway.clock import Clock
 from gateway.ingest.quality import mark
+from gateway.ingest.stale import Unchanging, ValueFrozen, explained
 from gateway.reading import Message, stamp
 
 log = logging.getLogger(__name__)
@@ -20,7 +22,10 @@ log = logging.getLogger(__name__)
 RETRY_FIRST_S = 1.0
 RETRY_LAST_S = 60.0
 FAULTY_RETRY_S = 60.0  # what a person has to put right
+PATIENCE_S = 60.0
 BAD_IN_A_ROW = 10  # this many bad answers ask for a restart of the sensor
+FROZEN_RESTART_S = 180.0  # how long a value may be frozen before the sensor is started again
+FROZEN_RESTARTS_AN_HOUR = 3  # a start may write to the chip's memory
 STOP_WITHIN_S = 5.0
 
 StatusChanged = Callable[[str, str, Exception | None], None]
@@ -39,12 +44,13 @@ async def poll(  # noqa: PLR0917
 ) -> Never:
     """Start the driver, read it every `interval_s` without drift and hand each measurement to `put`.
 
-    `status` hears of changes only: None when it works, the error when it does not. `started` is called after each
-    start, before the first reading. Bus errors are retried with back-off and jitter up to a minute, bad answers are
-    skipped, a wrong or unreachable device and a broken driver are tried again every minute.
+    `status` hears of changes only: None at the first usable value, the error when its kind changes. `started` is called
+    after each start, before the first reading. What a wire or a device may get over is tried again with back-off and
+    jitter, from a second up to a minute; a wrong device and a broken driver every minute. Bad answers are skipped, ten
+    in a row ask for a start; frozen values too, after three minutes and at most three times an hour. A start or a read
+    that takes longer than the driver's own patience, at least a minute, is given up as a BusTimeout.
     """
     polled = _Polled(device, sensor, driver, interval_s, put, clock, status)
-    retry_s = RETRY_FIRST_S
     try:
         while True:
             try:
@@ -52,14 +58,13 @@ async def poll(  # noqa: PLR0917
                     await driver.start()
                 started(device, sensor)
                 await polled.read()
-            except (BusError, BadData) as error:
-                retry_s = RETRY_FIRST_S if polled.works else min(retry_s * 2, RETRY_LAST_S)
-                polled.failed(error)
-                await asyncio.sleep(random.uniform(retry_s / 2, retry_s))  # noqa: S311 - jitter, not a secret
+            except ValueFrozen as error:
+                log.warning("%s/%s: started again: %s", device, sensor, error)
+            except (BusError, BusUnavailable, BadData) as error:
+                await polled.retry(error)
             except TimeoutError:
-                polled.failed(BusTimeout(f"no answer within {polled.patience_s:g} s"))
-                await asyncio.sleep(RETRY_LAST_S)
-            except (WrongDevice, BusUnavailable) as error:
+                await polled.retry(BusTimeout(f"no answer within {polled.patience_s:g} s"))
+            except WrongDevice as error:
                 polled.failed(error)
                 await asyncio.sleep(FAULTY_RETRY_S)
             except Exception as error:  # supervisor: a foreign driver's bug harms its own sensor only
@@ -84,57 +89,106 @@ class _Polled:
     clock: Clock
     status: StatusChanged
     said: type[Exception] | str | None = ""
+    logged: set[type[Exception]] = field(default_factory=set)  # kinds of this outage
+    retry_s: float = RETRY_FIRST_S / 2
+    unchanging: Unchanging = field(init=False)
+    frozen_s: float | None = None  # loop time of the first frozen answer, or of the last start because of it
+    restarts: deque[float] = field(default_factory=lambda: deque(maxlen=FROZEN_RESTARTS_AN_HOUR))
 
-    @property
-    def works(self) -> bool:
-        return self.said is None
+    def __post_init__(self) -> None:
+        self.unchanging = Unchanging(self.driver.CHANNELS)
 
     @property
     def patience_s(self) -> float:
-        """How long the device may take to answer; one that measures by itself may need an interval of its own."""
-        return max(60.0, 3 * self.interval_s)
+        """How long the device may take to answer."""
+        own_s = self.driver.patience_s if isinstance(self.driver, Patient) else 0.0
+        return max(PATIENCE_S, 3 * self.interval_s, own_s)
 
     def worked(self) -> None:
-        if not self.works:
+        if self.said is not None:
             self.said = None
+            if self.logged:
+                log.warning("%s/%s: works again", self.device, self.sensor)
+            self.logged.clear()
             self.status(self.device, self.sensor, None)
 
     def failed(self, error: Exception) -> None:
-        if self.said is not type(error):
-            self.said = type(error)
+        if self.said is type(error):
+            return
+        self.said = type(error)
+        if type(error) not in self.logged:
+            self.logged.add(type(error))
             log.warning("%s/%s: %s", self.device, self.sensor, error)
-            self.status(self.device, self.sensor, error)
+        self.status(self.device, self.sensor, error)
+
+    async def retry(self, error: Exception) -> None:
+        """Say it, and wait twice as long as the last time; answers reset that."""
+        self.failed(error)
+        self.retry_s = min(self.retry_s * 2, RETRY_LAST_S)
+        await asyncio.sleep(random.uniform(self.retry_s / 2, self.retry_s))  # noqa: S311 - jitter, not a secret
 
     async def read(self) -> Never:
         """Read at the cadence until an error that asks for a restart; periods that were missed are skipped."""
         loop = asyncio.get_running_loop()
-        channels = {channel.key: channel for channel in self.driver.CHANNELS}
         due_s, bad = loop.time(), 0
         while True:
             try:
                 async with asyncio.timeout(self.patience_s):
                     samples = await self.driver.read()
+                if await self._keep(samples):
+                    bad = 0
+                elif samples:
+                    raise BadData("no usable value in the answer")
             except BadData as error:
                 bad += 1
                 log.info("%s/%s: %s", self.device, self.sensor, error)
                 if bad >= BAD_IN_A_ROW:
                     raise
-            else:
-                bad = 0
-                if samples:
-                    await self.put(_message(self.device, self.sensor, channels, samples, self.clock))
-                self.worked()
             now_s = loop.time()
             due_s += self.interval_s * (1 + max(0, int((now_s - due_s) / self.interval_s)))
             await asyncio.sleep(due_s - now_s)
 
+    async def _keep(self, samples: Sequence[Sample]) -> bool:
+        """Hand a measurement on; whether anything in it can be used. ValueFrozen when it is time for a restart."""
+        frozen = self.unchanging.see(samples, self.clock.now())
+        if samples:
+            await self.put(_message(self.device, self.sensor, self.driver, samples, frozen, self.clock))
+        usable = any(sample.quality < Quality.BAD and sample.value == sample.value for sample in samples)
+        if frozen:
+            self._thaw(explained(frozen))
+        elif usable:
+            self.frozen_s = None
+            self.retry_s = RETRY_FIRST_S / 2
+            self.worked()
+        return usable or bool(frozen)
 
-def _message(
-    device: str, sensor: str, channels: Mapping[str, Channel], samples: Sequence[Sample], clock: Clock
+    def _thaw(self, error: ValueFrozen) -> None:
+        """Say it; raise it where the sensor should be started again."""
+        self.failed(error)
+        now_s = asyncio.get_running_loop().time()
+        if self.frozen_s is None:
+            self.frozen_s = now_s
+        spent = len(self.restarts) == FROZEN_RESTARTS_AN_HOUR and now_s - self.restarts[0] < 3600
+        if now_s - self.frozen_s >= FROZEN_RESTART_S and not spent:
+            self.frozen_s = now_s
+            self.restarts.append(now_s)
+            raise error
+
+
+def _message(  # noqa: PLR0917
+    device: str,
+    sensor: str,
+    driver: Driver,
+    samples: Sequence[Sample],
+    frozen: Container[str],
+    clock: Clock,
 ) -> Message:
     """Dated here, so that a batch that has to be written twice is stored once."""
+    channels: Mapping[str, Channel] = {channel.key: channel for channel in driver.CHANNELS}
     now = clock.now()
     readings = tuple(stamp(sample, channels[sample.channel], device, sensor, now) for sample in samples)
+    # A start makes the pipeline's judge forget: what was frozen before and still is, is said here.
+    readings = tuple(mark(r, Quality.BAD, Reason.FROZEN) if r.metric in frozen else r for r in readings)
     if not clock.trusted():
         readings = tuple(mark(reading, Quality.UNCERTAIN, Reason.CLOCK_UNTRUSTED) for reading in readings)
     return Message(device, sensor, readings, timed=True)

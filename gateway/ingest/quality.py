@@ -6,7 +6,7 @@ come from the data sheets of SCD30 and BMP280.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -91,6 +91,15 @@ class Verdict(NamedTuple):
     reason: Reason
 
 
+class Doubt(NamedTuple):
+    """Between two Unix times a channel is believed no further than this."""
+
+    from_s: float
+    until_s: float
+    quality: Quality
+    reason: Reason
+
+
 def limits_of(quantity: Quantity, channel: Channel | None) -> Limits:
     """The channel's own bounds where the sensor is known; the quantity's habits for what a channel does not say."""
     usual = DEFAULTS[quantity]
@@ -142,12 +151,18 @@ class Judge:
         self._limit = limit
         self._series: OrderedDict[tuple[str, str, str], tuple[Limits, State | None]] = OrderedDict()
         self._restarted: dict[tuple[str, str], float] = {}
+        self._doubts: dict[tuple[str, str, str], dict[Reason, Doubt]] = {}
 
     def restarted(self, device: str, sensor: str, at_s: float) -> None:
         """The sensor began anew at this Unix time: its history says nothing and it has to warm up."""
         self._restarted[(device, sensor)] = at_s
         for key in [key for key in self._series if key[:2] == (device, sensor)]:
             del self._series[key]
+
+    def doubt(self, device: str, sensor: str, metric: str, doubt: Doubt) -> None:
+        """Somebody changed what this channel says: hold the doubt against its readings of that time, and nothing of
+        before against them. One doubt of a reason at a time; a newer one replaces it."""
+        self._doubts.setdefault((device, sensor, metric), {})[doubt.reason] = doubt
 
     def message(self, message: Message) -> Message:
         """The message with every reading judged; the same object where all of it is as it was said."""
@@ -162,16 +177,25 @@ class Judge:
         if known is None:
             known = (limits_of(reading.quantity, self._channel_of(*key)), None)
         limits, before = known
+        doubts = self._doubted(key, reading) if self._doubts else ()
+        if before is not None and any(before.last_s < doubt.from_s for doubt in doubts):
+            before = None
         verdict, state = judge(limits, reading.quantity, before, reading)
         if before is None and state is not None:
             state = replace(state, since_s=self._restarted.get(key[:2]))
             verdict = _worst(reading, verdict, _history(limits, state, state.last, state.last_s))
+        if doubts:
+            verdict = _worst(reading, verdict, *(Verdict(verdict.value, d.quality, d.reason) for d in doubts))
         self._series[key] = (limits, state)
         if before is None and len(self._series) > self._limit:
             self._series.popitem(last=False)
         if verdict == (reading.value, reading.quality, reading.reason):
             return reading
         return replace(reading, value=verdict.value, quality=verdict.quality, reason=verdict.reason)
+
+    def _doubted(self, key: tuple[str, str, str], reading: Reading) -> Sequence[Doubt]:
+        now_s = reading.time.timestamp()
+        return [doubt for doubt in self._doubts.get(key, {}).values() if doubt.from_s <= now_s < doubt.until_s]
 
 
 _FINE = Verdict(None, Quality.GOOD, Reason.NONE)

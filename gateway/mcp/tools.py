@@ -69,7 +69,7 @@ class Tools:
         return Frame(self._clock.now(), self._zone, self._clock.trusted())
 
     async def list_devices(self, device: Device = None) -> Annotated[CallToolResult, Devices]:
-        """Devices with status (online, late, silent ...) and when they were last heard."""
+        """Devices with status (online, late, silent, degraded, faulty) and why, and when last heard."""
         devices = self._registry.devices()
         if device is not None:
             devices = [one for one in devices if one.device_id == device]

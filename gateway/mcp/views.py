@@ -100,6 +100,7 @@ class DeviceView(BaseModel):
     age_s: float | None
     expected_interval_s: float
     reason: str = ""
+    since: str = ""
     name: str = ""
     type: str = ""
     location: str = ""
@@ -111,6 +112,7 @@ class DeviceView(BaseModel):
     def of(cls, device: Device, status: Status, frame: Frame) -> "DeviceView":
         said = {
             "reason": "" if status.status == "online" else status.reason,
+            "since": "" if status.status == "online" else frame.local(status.since),
             "name": device.device_name,
             "type": device.device_type,
             "location": " / ".join(part for part in (device.building, device.floor, device.location) if part),

@@ -3,10 +3,10 @@
 import asyncio
 import difflib
 import json
-import math
-import unicodedata
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from statistics import median
@@ -14,9 +14,13 @@ from typing import Any
 
 from gateway.clock import Clock
 from gateway.reading import Reading
+from gateway.registry.described import MAX_SENSORS, clean, described
 from gateway.store import commands, queries
 from gateway.store.db import Store
-from gateway.store.types import Device, Sensor
+from gateway.store.errors import StoreError
+from gateway.store.types import Device, Event, Sensor
+
+log = logging.getLogger(__name__)
 
 DEFAULT_INTERVAL_S = 60.0
 LATE_AFTER = 3
@@ -26,14 +30,15 @@ LEARN_FROM = 15
 """How many recent intervals of a sensor the median is taken of: a lost message or a burst does not move it."""
 WRITE_EVERY = timedelta(minutes=10)
 """How old last_seen in the table may be; memory always knows better."""
-MAX_TEXT = 128
-MAX_SENSORS = 64
-MAX_METADATA = 4096
+EVENTS_AN_HOUR = 12
+"""Of one device: what comes and goes all the time tells nothing new, and each event is written to the card."""
+LOOK_AT_MOST_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Whether a device is heard: online, late or silent, since when and why. `expected_interval_s` between messages."""
+    """How a device is: online, late, silent; degraded or faulty where the gateway itself fails to read some or all of
+    its sensors. `since` when and why (`reason`); `expected_interval_s` between messages."""
 
     device_id: str
     status: str
@@ -41,6 +46,24 @@ class Status:
     reason: str
     last_seen: datetime | None
     expected_interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    reason: str
+    since: datetime
+
+
+@dataclass(slots=True)
+class _Said:
+    """The status that the last event told, and which sensors failed (None: not known, it was before the start)."""
+
+    status: str = ""
+    failing: frozenset[str] | None = None
+    times: deque[datetime] = field(default_factory=lambda: deque(maxlen=EVENTS_AN_HOUR))
+    held_back: int = 0
+    look: bool = True
+    look_at: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -53,6 +76,9 @@ class _Entry:
     offline_since: datetime | None = None
     times: dict[str, datetime] = field(default_factory=dict)
     gaps: dict[str, deque[float]] = field(default_factory=dict)
+    wired: frozenset[str] = frozenset()
+    faults: dict[str, _Fault] = field(default_factory=dict)
+    said: _Said = field(default_factory=_Said)
     written: tuple[str, datetime | None] = ("", None)
     unsaved: bool = False
 
@@ -62,13 +88,15 @@ class _Entry:
 
 
 class Registry:
-    """Devices and their state, over the store. `load` first; `seen` after each commit; `run` or `flush` writes back."""
+    """Devices and their state, over the store. `load` first; `seen` after each commit; `run` writes back, and tells of
+    each change of a status in an event."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._started: datetime = clock.now()
+        self._changed = asyncio.Event()
 
     async def load(self) -> None:
         """Read what the store knows."""
@@ -77,6 +105,7 @@ class Registry:
         for device in await queries.devices(self._store):
             entry = _Entry(device, learned_s=learned.get(device.device_id), last_seen=device.last_seen)
             entry.written = (device.status, device.last_seen)
+            entry.said.status = device.status
             self._entries[device.device_id] = entry
 
     def devices(self) -> list[Device]:
@@ -100,6 +129,7 @@ class Registry:
             raise ValueError(f"{device.device_id}: interval {interval_s} s is not positive: say how often it is read")
         entry = self._entries.setdefault(device.device_id, _Entry(device, unsaved=True))
         entry.declared_s = interval_s
+        entry.wired = frozenset(sensor.sensor for sensor in sensors)
         await self._save(entry, _merged(entry.device, device))
         for sensor in sensors:
             await self._save_sensor(replace(sensor, device_id=device.device_id))
@@ -122,7 +152,7 @@ class Registry:
         details = payload.get("metadata")
         listed = payload.get("sensors")
         for each in list(listed)[:MAX_SENSORS] if isinstance(listed, list | tuple) else []:
-            if (sensor := _described(device_id, each, details)) is not None:
+            if (sensor := described(device_id, each, details)) is not None:
                 await self._save_sensor(sensor)
 
     async def reported_status(self, device_id: str, online: bool) -> None:
@@ -134,6 +164,17 @@ class Registry:
             entry.offline_since = None
         elif entry.offline_since is None:
             entry.offline_since = self._clock.now()
+        self._look(entry)
+
+    def sensor_status(self, device_id: str, sensor: str, fault: str | None) -> None:
+        """What the task that reads a wired sensor says of it: why it fails, or None with its first good reading."""
+        entry = self._entry(device_id)
+        if fault is not None:
+            known = entry.faults.get(sensor)
+            entry.faults[sensor] = _Fault(fault, known.since if known else self._clock.now())
+        elif entry.faults.pop(sensor, None) is not None:
+            self._hear(entry, self._clock.now())  # its reading is on its way to the disk
+        self._look(entry)
 
     def seen(self, readings: Sequence[Reading]) -> None:
         """Readings that were committed just now: who was heard, and how often each speaks."""
@@ -168,11 +209,44 @@ class Registry:
         learned = {name: entry.learned_s for name, entry in self._entries.items() if entry.learned_s is not None}
         await commands.set_setting(self._store, "intervals", json.dumps(learned))
 
+    async def announce(self) -> None:
+        """Write one event for each device whose status changed since the last one."""
+        now = self._clock.now()
+        for device_id, entry in list(self._entries.items()):
+            said = entry.said
+            if not said.look and (said.look_at is None or now < said.look_at):
+                continue
+            said.look, said.look_at = False, self._next_change(entry, now)
+            status, failing = self.status(device_id), frozenset(entry.faults)
+            if status.status == said.status and (said.failing is None or said.failing == failing):
+                said.failing = failing
+            elif self._too_early(entry, status.status, now):
+                said.look_at = self._started + SILENT_AFTER * timedelta(seconds=entry.interval_s)
+            elif len(said.times) == EVENTS_AN_HOUR and now - said.times[0] < timedelta(hours=1):
+                said.held_back, said.look_at = said.held_back + 1, said.times[0] + timedelta(hours=1)
+            else:
+                await self._tell(said, status, now)
+                said.status, said.failing, said.held_back = status.status, failing, 0
+                said.times.append(now)
+
     async def run(self, every_s: float = 60.0) -> None:
-        """Flush now and then, for ever."""
+        """Announce what changes and flush now and then, for ever; what cannot be written now is written later."""
+        loop = asyncio.get_running_loop()
+        flush_s = loop.time() + every_s
         while True:
-            await asyncio.sleep(every_s)
-            await self.flush()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._quiet_s(flush_s - loop.time())):
+                    await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self.announce()
+                if loop.time() >= flush_s:
+                    flush_s = loop.time() + every_s
+                    await self.flush()
+            except StoreError as error:
+                log.warning("what is known of the devices is not written down: %s", error)
+                self._look_again()
+                await asyncio.sleep(every_s)
 
     def _entry(self, device_id: str) -> _Entry:
         entry = self._entries.get(device_id)
@@ -182,7 +256,53 @@ class Registry:
             raise LookupError(f"no device {clean(device_id)!r}: {hint}")
         return entry
 
+    def _look(self, entry: _Entry) -> None:
+        entry.said.look = True
+        self._changed.set()
+
+    def _look_again(self) -> None:
+        for entry in self._entries.values():
+            entry.said.look = True
+
+    def _quiet_s(self, flush_in_s: float) -> float:
+        """How long nothing will change by itself."""
+        due = min((e.said.look_at for e in self._entries.values() if e.said.look_at is not None), default=None)
+        if due is None:
+            return max(0.0, flush_in_s)
+        return max(0.0, min(flush_in_s, max(LOOK_AT_MOST_EVERY_S, (due - self._clock.now()).total_seconds())))
+
+    def _next_change(self, entry: _Entry, now: datetime) -> datetime | None:
+        """When silence alone will change the status."""
+        interval = timedelta(seconds=entry.interval_s)
+        moments = [self._started + SILENT_AFTER * interval]
+        if entry.last_seen is not None:
+            moments += [entry.last_seen + LATE_AFTER * interval, entry.last_seen + SILENT_AFTER * interval]
+        return min((moment for moment in moments if moment > now), default=None)
+
+    def _too_early(self, entry: _Entry, status: str, now: datetime) -> bool:
+        """Whether a device had no time yet to be heard since the start."""
+        unheard = entry.last_seen is None or entry.last_seen < self._started
+        waiting = now - self._started < SILENT_AFTER * timedelta(seconds=entry.interval_s)
+        return status in {"late", "silent"} and entry.offline_since is None and unheard and waiting
+
+    async def _tell(self, said: _Said, status: Status, now: datetime) -> None:
+        before = said.status or "new"
+        detail = {"from": before, "to": status.status, "reason": status.reason, "since": status.since.isoformat()}
+        if said.held_back:
+            detail["held_back"] = str(said.held_back)
+        text = f"{before} -> {status.status}: {status.reason}"
+        await commands.add_event(self._store, Event(now, "status", status.device_id, text, detail))
+
     def _judge(self, entry: _Entry) -> tuple[str, datetime, str]:
+        if not entry.faults:
+            return self._heard(entry)
+        reason = "; ".join(f"{sensor}: {fault.reason}" for sensor, fault in sorted(entry.faults.items()))
+        since = [fault.since for fault in entry.faults.values()]
+        if entry.wired <= entry.faults.keys():
+            return "faulty", max(since), reason
+        return "degraded", min(since), reason
+
+    def _heard(self, entry: _Entry) -> tuple[str, datetime, str]:
         now, interval = self._clock.now(), timedelta(seconds=entry.interval_s)
         if entry.offline_since is not None:
             return "silent", entry.offline_since, "its connection to the broker ended"
@@ -203,17 +323,22 @@ class Registry:
         pause = None if entry.last_seen is None else (received - entry.last_seen).total_seconds()
         if entry.online_since is None or pause is None or pause >= LATE_AFTER * entry.interval_s:
             entry.online_since = received
+        first = entry.last_seen is None or entry.last_seen < self._started
         entry.last_seen = received
+        if first or (entry.said.status != "online" and not entry.faults):
+            self._look(entry)
         if entry.offline_since is not None and received > entry.offline_since:
             entry.offline_since, entry.online_since = None, received
 
-    @staticmethod
-    def _learn(entry: _Entry, sensor: str, interval_s: float) -> None:
+    def _learn(self, entry: _Entry, sensor: str, interval_s: float) -> None:
         recent = entry.gaps.setdefault(sensor, deque(maxlen=LEARN_FROM))
         recent.append(interval_s)
         if len(recent) >= 3:
             # The most talkative sensor decides: as long as it speaks, the device is heard.
+            before_s = entry.interval_s
             entry.learned_s = min(median(each) for each in entry.gaps.values() if len(each) >= 3)
+            if entry.interval_s < before_s / 2:  # it will be late sooner than was thought
+                self._look(entry)
 
     async def _save(self, entry: _Entry, device: Device) -> None:
         if device == entry.device and not entry.unsaved:
@@ -234,37 +359,6 @@ class Registry:
             location=sensor.location,
             metadata=sensor.metadata,
         )
-
-
-def clean(value: object) -> str:
-    """A device's word as harmless text: no control or formatting characters, at most 128 long; "" if it is no text."""
-    if not isinstance(value, str):
-        return ""
-    kept = (c for c in value[: 4 * MAX_TEXT] if unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029")
-    return "".join(kept).strip()[:MAX_TEXT]
-
-
-def _described(device_id: str, each: object, details: object) -> Sensor | None:
-    """One element of `sensors`: a name, or an object with a name; its metadata may name its type and place."""
-    given: Mapping[str, Any] = each if isinstance(each, Mapping) else {"name": each}
-    name = clean(given.get("name") or given.get("id"))
-    if not name:
-        return None
-    found = details.get(name) if isinstance(details, Mapping) else None
-    more: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
-    kind = clean(given.get("type") or more.get("type") or more.get("sensor_type")) or name
-    place = clean(given.get("location") or more.get("location"))
-    kept = {clean(key): _plain(value) for key, value in list(more.items())[:MAX_SENSORS]}
-    if len(json.dumps(kept)) > MAX_METADATA:
-        kept = {}
-    return Sensor(0, device_id, name, kind, place, kept)
-
-
-def _plain(value: object) -> Any:
-    """Metadata keeps numbers and cleaned text; anything deeper becomes text."""
-    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    return clean(value if isinstance(value, str) else json.dumps(value, default=str))
 
 
 def _merged(old: Device, new: Device) -> Device:

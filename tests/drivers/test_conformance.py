@@ -8,14 +8,21 @@ import pytest
 from drivers import registry
 from drivers.bus import I2cBus
 from drivers.errors import DriverError, WrongDevice
+from drivers.modbus import ModbusRtu, framed
 from drivers.model import Channel, Quantity, Sample
 from drivers.sensors.bmp280 import Bmp280, Bmp280Options
+from drivers.sensors.bthome import Bthome, BthomeOptions
+from drivers.sensors.ess import Ess, EssOptions
 from drivers.sensors.scd30 import Scd30
+from drivers.sensors.scd30_modbus import Scd30Modbus
+from drivers.testing import ble
 from drivers.testing.bmp280_chip import Bmp280Chip
 from drivers.testing.buses import SimulatedI2c
 from drivers.testing.conformance import CHECKS, DriverCase
 from drivers.testing.recording import Wave
 from drivers.testing.scd30_chip import Scd30Chip
+from drivers.testing.serial_line import FaultyLine, SimulatedSerial
+from drivers.testing.serial_scd30 import Scd30Uart
 from drivers.testing.virtual import run_virtual
 
 
@@ -36,12 +43,57 @@ def scd30_bus(zeros: int = 1) -> I2cBus:
     return SimulatedI2c([Scd30Chip(Wave(), zeros=zeros)])
 
 
+class ForeignUnit:
+    """A Modbus unit without the registers that it is asked for."""
+
+    def receive(self, data: bytes, now_s: float) -> bytes:
+        return framed(bytes((data[0], data[1] | 0x80, 2)))
+
+
+def scd30_port(zeros: int = 1) -> SimulatedSerial:
+    return SimulatedSerial(Scd30Uart(Scd30Chip(Wave(), zeros=zeros)))
+
+
 def bmp280_bus() -> I2cBus:
     return SimulatedI2c([Bmp280Chip(Wave())])
 
 
+BEACON = "A4:C1:38:8D:18:B2"
+FOREIGN_UUID = "0000feaa-0000-1000-8000-00805f9b34fb"
+
+
+def beacon(payload=lambda n: bytes((0x40, 0x00, n % 256, 0x02, 0xCA, n % 256)), uuid=ble.BTHOME) -> ble.SimulatedAir:
+    return ble.SimulatedAir([ble.Beacon(BEACON, payload, uuid=uuid)])
+
+
+def peripheral(*numbers: str) -> ble.SimulatedAir:
+    values = [ble.Value(f"0000{n}-0000-1000-8000-00805f9b34fb", lambda _: b"\x66\x08", period_s=5) for n in numbers]
+    return ble.SimulatedAir(peripherals=[ble.Peripheral(BEACON, values)])
+
+
 CASES = {
+    "bthome": DriverCase(
+        Bthome,
+        beacon,
+        lambda: beacon(uuid=FOREIGN_UUID),
+        BthomeOptions(BEACON),
+        faults=ble.FaultyAir,
+        refuses_at="read",
+    ),
+    "ess": DriverCase(
+        Ess, lambda: peripheral("2a6e", "2a6f"), lambda: peripheral("2a00"), EssOptions(BEACON), faults=ble.FaultyAir
+    ),
+    "ess notify": DriverCase(
+        Ess,
+        lambda: peripheral("2a6e", "2a6f"),
+        lambda: peripheral("2a00"),
+        EssOptions(BEACON, mode="notify"),
+        faults=ble.FaultyAir,
+    ),
     "scd30": DriverCase(Scd30, scd30_bus, lambda: SimulatedI2c([Stranger(0x61)])),
+    "scd30_modbus": DriverCase(
+        Scd30Modbus, scd30_port, lambda: SimulatedSerial(ForeignUnit()), faults=FaultyLine, over=ModbusRtu
+    ),
     "bmp280": DriverCase(Bmp280, bmp280_bus, lambda: SimulatedI2c([Stranger(0x76)])),
     "bmp280 normal": DriverCase(
         Bmp280, bmp280_bus, lambda: SimulatedI2c([Stranger(0x76)]), Bmp280Options(mode="normal", filter=4)

@@ -163,13 +163,31 @@ async def test_a_success_or_a_missing_device_ends_the_row(kernel, between):
 async def test_an_adapter_that_was_unplugged_is_unavailable_until_it_is_back(kernel):
     async with LinuxI2c(1, opener=kernel.open) as bus:
         kernel.fail = {"transfer": errno.ENODEV, "open": errno.ENOENT}
-        for _ in range(REOPEN_AFTER):
-            with pytest.raises(NoDevice):
-                await bus.write(0x61, b"a")
+        with pytest.raises(NoDevice):
+            await bus.write(0x61, b"a")
+        assert kernel.closed == 1
         with pytest.raises(BusUnavailable, match="does not exist"):
             await bus.write(0x61, b"a")
         kernel.fail.clear()
         assert await bus.read(0x61, 1) == b"\x01"
+
+
+async def test_an_adapter_whose_driver_only_says_not_acknowledged_is_missed_by_its_file(kernel):
+    there = True
+    async with LinuxI2c(20, opener=kernel.open, present=lambda path: there and path == "/dev/i2c-20") as bus:
+        kernel.fail = {"transfer": errno.EREMOTEIO}
+        for _ in range(2 * REOPEN_AFTER):
+            with pytest.raises(NoDevice):
+                await bus.write(0x61, b"a")
+        assert kernel.closed == 0
+        there = False
+        with pytest.raises(NoDevice):
+            await bus.write(0x61, b"a")
+        assert kernel.closed == 1
+        there = True
+        kernel.fail.clear()
+        assert await bus.read(0x61, 1) == b"\x01"
+        assert kernel.opened == 2
 
 
 async def test_a_cancelled_transfer_does_not_spoil_the_next(kernel):

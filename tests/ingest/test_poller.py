@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from drivers.errors import BadData, BusUnavailable, NoDevice, WrongDevice
+from drivers.errors import BadData, BusTimeout, BusUnavailable, NoDevice, WrongDevice
 from drivers.model import Channel, Quality, Quantity, Reason, Sample
 from gateway.ingest.poller import poll
 from gateway.reading import Message
@@ -16,16 +16,19 @@ from tests.virtual import run_virtual
 
 
 class Scripted:
-    """A driver whose answers are a list: samples, an error, or seconds to take before a good answer."""
+    """A driver whose answers are a list: an error, seconds to take before a good answer, or the samples themselves."""
 
     BUS: ClassVar[type] = object
-    CHANNELS: ClassVar[tuple[Channel, ...]] = (Channel(Quantity.CO2, 0, 40_000),)
+    CHANNELS: ClassVar[tuple[Channel, ...]] = (
+        Channel(Quantity.CO2, 0, 40_000, frozen_after=10),
+        Channel(Quantity.TEMPERATURE, -40, 85),
+    )
 
     @dataclass(frozen=True, slots=True)
     class Options:
         pass
 
-    def __init__(self, *answers: Exception | float, starts: Sequence[Exception] = ()) -> None:
+    def __init__(self, *answers: Exception | float | tuple[Sample, ...], starts: Sequence[Exception] = ()) -> None:
         self._answers, self._starts = list(answers), list(starts)
         self.reads: list[float] = []
         self.started: list[float] = []
@@ -41,6 +44,8 @@ class Scripted:
         answer = self._answers.pop(0) if self._answers else 0.0
         if isinstance(answer, Exception):
             raise answer
+        if isinstance(answer, tuple):
+            return answer
         await asyncio.sleep(answer)
         return (Sample("co2", 700.0 + len(self.reads)),)
 
@@ -107,10 +112,11 @@ def test_many_bad_answers_in_a_row_ask_for_a_restart() -> None:
     assert said == ["started attic/scd30", "ok", "BadData", "started attic/scd30", "ok"]
 
 
-def test_a_dead_wire_is_tried_ever_more_slowly_and_reported_once() -> None:
-    driver = Scripted(starts=[NoDevice("0x61")] * 10_000)
+@pytest.mark.parametrize("error", [NoDevice("0x61"), BusUnavailable("no /dev/i2c-1: enable I2C"), BadData("crc")])
+def test_a_dead_wire_is_tried_ever_more_slowly_and_reported_once(error: Exception) -> None:
+    driver = Scripted(starts=[error] * 10_000)
     put, said = run(driver, 3600)
-    assert (put, said) == ([], ["NoDevice"])
+    assert (put, said) == ([], [type(error).__name__])
     assert 60 <= len(driver.started) <= 130
     gaps = [later - earlier for earlier, later in zip(driver.started, driver.started[1:], strict=False)]
     assert gaps[0] <= 2
@@ -125,11 +131,10 @@ def test_a_wire_that_comes_back_is_used_at_once() -> None:
     assert len(put) >= 2
 
 
-@pytest.mark.parametrize("error", [WrongDevice("BME280 at 0x76"), BusUnavailable("no /dev/i2c-1: enable I2C")])
-def test_what_a_person_has_to_put_right_is_said_once_and_tried_every_minute(error: Exception) -> None:
-    driver = Scripted(starts=[error] * 100)
+def test_what_a_person_has_to_put_right_is_said_once_and_tried_every_minute() -> None:
+    driver = Scripted(starts=[WrongDevice("BME280 at 0x76")] * 100)
     _, said = run(driver, 299)
-    assert said == [type(error).__name__]
+    assert said == ["WrongDevice"]
     assert driver.started == pytest.approx([0, 60, 120, 180, 240])
 
 
@@ -147,6 +152,87 @@ def test_a_driver_that_never_answers_is_given_up_and_started_again() -> None:
     assert "BusTimeout" in said
     assert len(driver.started) == 2
     assert len(put) >= 2
+
+
+def test_a_driver_that_never_answers_costs_its_patience_and_a_second() -> None:
+    driver = Scripted(0, 1e9, 0)
+    run(driver, 75)
+    assert driver.started[1] == pytest.approx(10 + 60 + 1, abs=0.51)
+
+
+class Slow(Scripted):
+    """Measures by itself, every few minutes."""
+
+    patience_s = 400.0
+
+
+def test_a_driver_may_ask_for_more_patience() -> None:
+    driver = Slow(300.0, 300.0)
+    put, said = run(driver, 650)
+    assert said == ["started attic/scd30", "ok"]
+    assert len(put) == 2 + 3
+    driver = Slow(401.0)
+    assert "BusTimeout" in run(driver, 500)[1]
+
+
+def test_each_kind_of_failure_is_logged_once_in_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    driver = Scripted(starts=[NoDevice("gone"), BusTimeout("hangs")] * 10)
+    _, said = run(driver, 3600)
+    assert said[:4] == ["NoDevice", "BusTimeout", "NoDevice", "BusTimeout"]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["attic/scd30: gone", "attic/scd30: hangs", "attic/scd30: works again"]
+
+
+def test_after_a_good_reading_the_first_try_is_quick_again() -> None:
+    driver = Scripted(0, starts=[*[NoDevice("0x61")] * 8])
+    run(driver, 400)
+    driver = Scripted(0, NoDevice("x"), 0, 0, NoDevice("x"), 0)
+    run(driver, 60)
+    assert len(driver.started) == 3
+    for failed_s, again_s in zip((driver.reads[1], driver.reads[4]), driver.started[1:], strict=True):
+        assert again_s - failed_s <= 1.0
+
+
+def same(value: float, quality: Quality = Quality.GOOD) -> tuple[Sample, ...]:
+    return (Sample("co2", value, quality), Sample("temperature", 21.0))
+
+
+def test_a_value_that_no_longer_changes_is_faulty_and_restarts_the_sensor_a_few_times_an_hour() -> None:
+    driver = Scripted(*[same(612.5)] * 400, same(613.0))
+    put, said = run(driver, 4020)
+    assert said[:3] == ["started attic/scd30", "ok", "ValueFrozen"]
+    assert said[-1] == "ok"
+    assert said.count("ValueFrozen") == said.count("ok") - 1 == 1
+    assert driver.started == pytest.approx([0, 270, 450, 630, 3870], abs=11)
+    qualities = [message.readings[0].reason for message in put]
+    assert qualities[:9] == [Reason.NONE] * 9
+    assert set(qualities[9:400]) == {Reason.FROZEN}
+    assert {message.readings[1].reason for message in put[:401]} == {Reason.NONE}
+    assert qualities[400] is Reason.NONE
+
+
+def test_a_value_frozen_for_less_than_some_minutes_restarts_nothing() -> None:
+    driver = Scripted(*[same(612.5)] * 20, same(613.0))
+    _, said = run(driver, 400)
+    assert said == ["started attic/scd30", "ok", "ValueFrozen", "ok"]
+    assert len(driver.started) == 1
+
+
+def test_answers_without_a_usable_value_are_bad_answers() -> None:
+    nothing = (Sample("co2", float("nan")), Sample("temperature", 200.0, Quality.BAD, Reason.OUT_OF_RANGE))
+    driver = Scripted(0, *[nothing] * 10, 0)
+    put, said = run(driver, 125)
+    assert said == ["started attic/scd30", "ok", "BadData", "started attic/scd30", "ok"]
+    assert len(put) == 1 + 10 + 3
+    driver = Scripted(*[nothing] * 5)
+    assert run(driver, 45)[1] == ["started attic/scd30"]
+
+
+def test_nothing_to_say_is_no_failure_and_no_sign_of_life() -> None:
+    driver = Scripted(NoDevice("x"), (), (), 0)
+    put, said = run(driver, 25)
+    assert said == ["started attic/scd30", "NoDevice", "started attic/scd30", "ok"]
+    assert len(put) == 1
 
 
 def test_an_untrusted_clock_is_said_in_every_reading() -> None:

@@ -1,14 +1,18 @@
 """The registry over a real store, with a clock by hand."""
 
+import asyncio
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Never
 
 import pytest
 
-from gateway.registry.registry import Registry, clean
+from gateway.registry.described import clean
+from gateway.registry.registry import EVENTS_AN_HOUR, Registry
 from gateway.store import commands, queries
 from gateway.store.db import Store
-from gateway.store.types import Device, Sensor
+from gateway.store.errors import StoreFull
+from gateway.store.types import Device, Event, Sensor
 from tests.store.builders import T0, reading
 
 NAUGHTY = "Att\x00ic\x1b[31m \u202egnirts\n" + "x" * 500
@@ -198,3 +202,199 @@ async def test_a_wrong_id_names_the_nearest(tmp_path: Path, clock: HandClock) ->
 def test_clean() -> None:
     assert clean("  K\u00fcche \u2028 1\t") == "K\u00fcche  1"
     assert clean(None) == clean(5) == ""
+
+
+async def first_events(store: Store) -> list[Event]:
+    """The events as soon as there are any; each look passes through the store's threads."""
+    while True:
+        if events := await queries.events(store):
+            return events
+
+
+def statuses(events: list[Event]) -> list[str]:
+    """The changes of status, oldest first."""
+    return [event.message.partition(":")[0] for event in reversed(events) if event.kind == "status"]
+
+
+async def wired(store: Store, clock: HandClock, *sensors: str, interval_s: float = 10) -> Registry:
+    registry = await loaded(store, clock)
+    chips = [Sensor(0, "attic", sensor, sensor) for sensor in sensors]
+    await registry.declare(Device("attic", source="local"), chips, interval_s)
+    return registry
+
+
+async def test_a_wired_sensor_that_fails_makes_its_device_faulty_at_once(tmp_path: Path, clock: HandClock) -> None:
+    async with Store(tmp_path) as store:
+        registry = await wired(store, clock, "scd30")
+        hear(registry, clock, 0, 10, device="attic")
+        clock.to(12)
+        registry.sensor_status("attic", "scd30", "0x61: nothing acknowledges")
+        clock.to(500)
+        status = registry.status("attic")
+        assert (status.status, status.reason) == ("faulty", "scd30: 0x61: nothing acknowledges")
+        assert status.since == T0 + timedelta(seconds=12)
+        registry.sensor_status("attic", "scd30", "the line hangs")
+        assert (registry.status("attic").since, registry.status("attic").reason) == (
+            status.since,
+            "scd30: the line hangs",
+        )
+        registry.sensor_status("attic", "scd30", None)
+        assert (registry.status("attic").status, registry.status("attic").since) == ("online", clock.time)
+        with pytest.raises(LookupError):
+            registry.sensor_status("nobody", "scd30", None)
+
+
+async def test_one_of_several_sensors_makes_it_degraded(tmp_path: Path, clock: HandClock) -> None:
+    async with Store(tmp_path) as store:
+        registry = await wired(store, clock, "scd30", "bmp280")
+        hear(registry, clock, 0, device="attic")
+        registry.sensor_status("attic", "bmp280", "gone")
+        clock.to(5)
+        status = registry.status("attic")
+        assert (status.status, status.reason, status.since) == ("degraded", "bmp280: gone", T0)
+        registry.sensor_status("attic", "scd30", "gone too")
+        status = registry.status("attic")
+        assert (status.status, status.reason, status.since) == ("faulty", "bmp280: gone; scd30: gone too", clock.time)
+        clock.to(400)
+        registry.sensor_status("attic", "bmp280", None)
+        assert registry.status("attic").status == "degraded"
+        registry.sensor_status("attic", "scd30", None)
+        assert registry.status("attic").status == "online"
+
+
+async def test_each_change_is_one_event_however_often_it_is_tried(tmp_path: Path, clock: HandClock) -> None:
+    async with Store(tmp_path) as store:
+        registry = await wired(store, clock, "scd30", "bmp280")
+        hear(registry, clock, 1, device="attic")
+        await registry.announce()
+        for retry in range(5):
+            registry.sensor_status("attic", "scd30", f"try {retry}")
+            await registry.announce()
+        registry.sensor_status("attic", "bmp280", "gone")
+        await registry.announce()
+        clock.to(300)
+        registry.sensor_status("attic", "bmp280", None)
+        registry.sensor_status("attic", "scd30", None)
+        await registry.announce()
+        await registry.announce()
+        events = await queries.events(store)
+        assert statuses(events) == ["new -> online", "online -> degraded", "degraded -> faulty", "faulty -> online"]
+        assert events[2].detail == {
+            "from": "online",
+            "to": "degraded",
+            "reason": "scd30: try 0",
+            "since": (T0 + timedelta(seconds=1)).isoformat(),
+        }
+
+
+async def test_another_failing_sensor_is_an_event_of_its_own(tmp_path: Path, clock: HandClock) -> None:
+    async with Store(tmp_path) as store:
+        registry = await wired(store, clock, "a", "b", "c")
+        registry.sensor_status("attic", "a", "gone")
+        await registry.announce()
+        registry.sensor_status("attic", "b", "gone")
+        await registry.announce()
+        assert statuses(await queries.events(store)) == ["new -> degraded", "degraded -> degraded"]
+
+
+async def test_late_and_silent_are_events_when_their_time_comes(tmp_path: Path, clock: HandClock) -> None:
+    async with Store(tmp_path) as store:
+        registry = await loaded(store, clock)
+        for at_s in range(220):
+            if at_s <= 50 and at_s % 10 == 0:
+                hear(registry, clock, at_s)
+            clock.to(at_s)
+            await registry.announce()
+        hear(registry, clock, 220)
+        await registry.announce()
+        events = await queries.events(store)
+        assert statuses(events) == ["new -> online", "online -> late", "late -> silent", "silent -> online"]
+        times = [(event.time - T0).total_seconds() for event in reversed(events)]
+        assert times == [0, 80, 150, 220]
+
+
+async def test_a_restart_of_the_gateway_is_no_change_of_a_device(tmp_path: Path, clock: HandClock) -> None:
+    async with Store(tmp_path) as store:
+        registry = await loaded(store, clock)
+        hear(registry, clock, 0, 10, 20, 30, device="heard")
+        hear(registry, clock, 0, 10, 20, 30, device="gone")
+        await registry.announce()
+        await registry.flush()
+    clock.to(3600)
+    async with Store(tmp_path) as store:
+        registry = await loaded(store, clock)
+        await registry.announce()
+        clock.to(3605)
+        registry.seen([reading(400.0, 3605, device="heard")])
+        await registry.announce()
+        clock.to(3690)
+        await registry.announce()
+        assert statuses(await queries.events(store, device="heard"))[1:] == ["online -> late"]
+        assert statuses(await queries.events(store, device="gone"))[1:] == []
+        clock.to(3701)
+        await registry.announce()
+        assert statuses(await queries.events(store, device="gone"))[1:] == ["online -> silent"]
+
+
+async def test_a_declared_device_that_never_speaks_is_told_once(tmp_path: Path, clock: HandClock) -> None:
+    async with Store(tmp_path) as store:
+        registry = await wired(store, clock, "scd30")
+        for at_s in (0, 50, 99):
+            clock.to(at_s)
+            await registry.announce()
+        assert await queries.events(store) == []
+        for at_s in (100, 200, 1000):
+            clock.to(at_s)
+            await registry.announce()
+        assert statuses(await queries.events(store)) == ["new -> silent"]
+
+
+async def test_what_comes_and_goes_all_the_time_fills_no_card(tmp_path: Path, clock: HandClock) -> None:
+    async with Store(tmp_path) as store:
+        registry = await wired(store, clock, "scd30")
+        for at_s in range(1, 3601):
+            clock.to(at_s)
+            registry.sensor_status("attic", "scd30", "loose" if at_s % 2 else None)
+            await registry.announce()
+        assert len(await queries.events(store)) == EVENTS_AN_HOUR
+        assert registry.status("attic").status == "online"
+        clock.to(3700)
+        registry.sensor_status("attic", "scd30", "loose")
+        await registry.announce()
+        newest = (await queries.events(store))[0]
+        assert newest.detail["to"] == "faulty"
+        assert int(newest.detail["held_back"]) > 1000
+
+
+async def test_events_that_cannot_be_written_are_written_later(tmp_path: Path, clock: HandClock) -> None:
+    """A full disk must end neither the registry nor the gateway."""
+    async with Store(tmp_path) as store:
+        registry = await wired(store, clock, "scd30")
+        write, tried = store.write, asyncio.Event()
+
+        async def full(*_arguments: object) -> Never:
+            tried.set()
+            raise StoreFull("no room on the medium")
+
+        store.write = full  # type: ignore[method-assign,assignment]
+        registry.sensor_status("attic", "scd30", "gone")
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            running = group.create_task(registry.run(every_s=0.01), name="registry")
+            await tried.wait()
+            store.write = write  # type: ignore[method-assign]
+            events = await first_events(store)
+            assert not running.done()
+            running.cancel()
+        assert statuses(events) == ["new -> faulty"]
+
+
+async def test_the_running_registry_tells_of_a_change_at_once(tmp_path: Path, clock: HandClock) -> None:
+    async with Store(tmp_path) as store:
+        registry = await wired(store, clock, "scd30")
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            running = group.create_task(registry.run(), name="registry")
+            await asyncio.sleep(0)
+            registry.sensor_status("attic", "scd30", "gone")
+            events = await first_events(store)
+            running.cancel()
+        assert statuses(events) == ["new -> faulty"]

@@ -46,13 +46,13 @@ class Context:
 
 
 class Decoded(NamedTuple):
-    """What one message meant. `problems` name what had to be refused, each name once as long as it is remembered."""
+    """What one message meant. `problems` name by device what had to be refused, each once while remembered."""
 
     memory: Memory
     messages: tuple[Message, ...] = ()
     capabilities: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     statuses: tuple[tuple[str, bool], ...] = ()
-    problems: tuple[str, ...] = ()
+    problems: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +109,7 @@ def matches(pattern: str, topic: str) -> bool:
     """Whether a subscription covers a topic (MQTT 3.1.1, 4.7)."""
     wanted, given = pattern.split("/"), topic.split("/")
     if wanted[-1] == "#":
-        return len(given) >= len(wanted) - 1 and all(
-            w in {"+", g} for w, g in zip(wanted[:-1], given, strict=False)
-        )
+        return len(given) >= len(wanted) - 1 and all(w in {"+", g} for w, g in zip(wanted[:-1], given, strict=False))
     return len(wanted) == len(given) and all(w in {"+", g} for w, g in zip(wanted, given, strict=True))
 
 
@@ -220,11 +218,12 @@ def remember(memory: Memory, news: Mapping[str, Any]) -> Memory:
     return kept
 
 
-def once(memory: Memory, device: str, refusals: Mapping[str, str]) -> tuple[Memory, tuple[str, ...]]:
+def once(memory: Memory, device: str, refusals: Mapping[str, str]) -> tuple[Memory, tuple[tuple[str, str], ...]]:
     """Refusals by name that were not reported before, and the memory that they are reported now."""
-    fresh = {name: rule for name, rule in refusals.items() if f"refused:{device}:{name}" not in memory}
+    named = {clean(name, 64): rule for name, rule in refusals.items()}
+    fresh = {name: rule for name, rule in named.items() if f"refused:{device}:{name}" not in memory}
     told = remember(memory, {f"refused:{device}:{name}": 1 for name in fresh})
-    return told, tuple(f"{clean(name, 64)!r}: {rule}" for name, rule in fresh.items())
+    return told, ((device, "; ".join(f"{name!r}: {rule}" for name, rule in fresh.items())),) if fresh else ()
 
 
 def introduce(

@@ -98,9 +98,7 @@ def decode(prefix: str, topic: str, payload: bytes, context: Context, memory: Me
 def zoned(told: str, zone: tzinfo, context: Context) -> Stamp | None:
     """The stamp of a local time; None where no such hour exists or, live, where it is not that of its arrival."""
     try:
-        local = datetime.fromisoformat(told[:40])
-        if local.tzinfo is not None:
-            return instant(told, context)
+        local = datetime.fromisoformat(told[:40]).replace(tzinfo=None)
         both = [local.replace(tzinfo=zone, fold=fold) for fold in (0, 1)]
         if both[0].astimezone(UTC).astimezone(zone).replace(tzinfo=None) != local:
             return None  # skipped by the change to summer time
@@ -174,7 +172,7 @@ def _sensor(name: str, topic: str, body: dict[str, Any], context: Context, memor
         if type(inner) is not dict:
             continue
         sensor = safe_id(key.lower() or "sensor")
-        readings = _readings(device, sensor, key, inner, units, stamp, refusals)
+        readings = _readings((device, sensor, key), inner, units, stamp, refusals)
         if readings and sensor not in types:
             types[sensor] = clean(key, 64)
             messages.append(message(device, sensor, readings, stamp))
@@ -193,14 +191,10 @@ def _sensor(name: str, topic: str, body: dict[str, Any], context: Context, memor
 
 
 def _readings(
-    device: str,
-    sensor: str,
-    key: str,
-    inner: Mapping[str, Any],
-    units: Units,
-    stamp: Stamp,
-    refusals: dict[str, str],
+    place: tuple[str, str, str], inner: Mapping[str, Any], units: Units, stamp: Stamp, refusals: dict[str, str]
 ) -> list[Reading]:
+    """The readings of one sensor's object; `place` is our device and sensor and Tasmota's name of it."""
+    device, sensor, key = place
     readings = []
     for name, raw in list(inner.items())[:METRIC_LIMIT]:
         known = METRICS.get(name)
@@ -223,12 +217,13 @@ def _with_unit(known: Known, units: Units) -> Known:
     return known._replace(unit=units.pressure) if known.unit == "PressureUnit" else known
 
 
-def _stamp(
-    device: str, told: Any, context: Context, memory: Memory, refusals: dict[str, str]
-) -> tuple[Stamp, Memory]:
+def _stamp(device: str, told: Any, context: Context, memory: Memory, refusals: dict[str, str]) -> tuple[Stamp, Memory]:
     """When it was measured, and the memory of whether this device's clock was seen to follow the site's."""
-    if not isinstance(told, str) or context.zone is None:
+    if not isinstance(told, str):
         return arrived(context), memory
+    exact = instant(told, context)
+    if exact is not None or context.zone is None:
+        return exact or arrived(context), memory
     stamp, key = zoned(told, context.zone, context), f"clock:{device}"
     if stamp is None:
         refusals["Time"] = "neither the site's local time nor with an offset: the time of receipt is used"

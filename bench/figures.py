@@ -1,0 +1,89 @@
+"""What a benchmark found: figures with their peers and goals, as a Markdown table and as JSON."""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import quantiles
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A bound of the value, or with `of_ratio` of value / peer."""
+
+    limit: float
+    at_least: bool = False
+    of_ratio: bool = False
+
+    def __str__(self) -> str:
+        return f"{'>=' if self.at_least else '<='} {number(self.limit)}{' x' if self.of_ratio else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured value (a median where it was repeated), and what was measured beside it in the same run."""
+
+    what: str
+    value: float
+    unit: str
+    peer: str = ""
+    peer_value: float | None = None
+    goal: Goal | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Value / peer, None without a peer."""
+        return self.value / self.peer_value if self.peer_value else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is met, None without one."""
+        measured = self.ratio if self.goal is not None and self.goal.of_ratio else self.value
+        if self.goal is None or measured is None:
+            return None
+        return measured >= self.goal.limit if self.goal.at_least else measured <= self.goal.limit
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """A Markdown table."""
+    lines = ["| what | figure | peer in the same run | ratio | goal | met? |", "|---|---:|---|---:|---|---|"]
+    for each in figures:
+        peer = f"{each.peer}: {number(each.peer_value)} {each.unit}" if each.peer_value is not None else ""
+        ratio = f"{each.ratio:.2f}" if each.ratio is not None else ""
+        met = {None: "", True: "yes", False: "**no**"}[each.met]
+        goal = str(each.goal) if each.goal else ""
+        lines.append(f"| {each.what} | {number(each.value)} {each.unit} | {peer} | {ratio} | {goal} | {met} |")
+    return "\n".join(lines)
+
+
+def save(name: str, figures: Sequence[Figure], folder: Path = RESULTS) -> Path:
+    """Write NAME.json with the figures and the circumstances they were measured in."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.json"
+    document = {
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "figures": [{**asdict(each), "ratio": each.ratio, "met": each.met} for each in figures],
+    }
+    file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return file
+
+
+def number(value: float) -> str:
+    """Three digits that matter, or all those before the point."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """A percentile (1 to 99) of the values."""
+    return quantiles(values, n=100, method="inclusive")[percent - 1] if len(values) > 1 else values[0]

@@ -1,0 +1,77 @@
+"""What everything else of a gateway stands on: store, registry, identity, tokens, keys."""
+
+import asyncio
+import secrets
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from gateway.access import identity as identities
+from gateway.access.audit import Audit
+from gateway.access.identity import Identity
+from gateway.access.tokens import Tokens
+from gateway.clock import Clock
+from gateway.config import Config
+from gateway.registry.journal import Journal
+from gateway.registry.registry import Registry
+from gateway.store import commands, queries
+from gateway.store.db import Store
+
+
+class NodeKeys:
+    """The nodes' keys: in memory for every acknowledgement, in the store for the next start."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys: dict[str, bytes] = {}
+
+    async def load(self) -> None:
+        """Read all keys from the store."""
+        self._keys = dict(await queries.node_keys(self._store))
+
+    def get(self, device: str) -> bytes | None:
+        """The key of a device, None where it has none."""
+        return self._keys.get(device)
+
+    async def add(self, device: str) -> str:
+        """Make a node's key, replacing an older one; 64 hexadecimal digits."""
+        key = secrets.token_bytes(32)
+        await commands.save_node_key(self._store, device, key)
+        self._keys[device] = key
+        return key.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What everything else stands on."""
+
+    config: Config
+    folder: Path
+    clock: Clock
+    zone: ZoneInfo
+    store: Store
+    registry: Registry
+    identity: Identity
+    tokens: Tokens
+    audit: Audit
+    keys: NodeKeys
+    journal: Journal
+    started_s: float
+
+
+async def open_core(config: Config, folder: Path, clock: Clock, stack: AsyncExitStack) -> Core:
+    """Open the data folder for as long as the stack lives; StoreError and IdentityError say why not."""
+    settings = config.store
+    store = Store(folder, memory_limit_mb=settings.memory_limit_mb, threads=settings.threads)
+    await stack.enter_async_context(store)
+    identity = await asyncio.to_thread(identities.load_or_create, folder / "identity")
+    registry, tokens, keys = Registry(store, clock), Tokens(store, clock, identity), NodeKeys(store)
+    await registry.load()
+    await tokens.load()
+    await keys.load()
+    stack.push_async_callback(registry.flush)
+    audit = Audit(store, clock)
+    zone, now_s = ZoneInfo(config.site.timezone), asyncio.get_running_loop().time()
+    journal = Journal(store)
+    return Core(config, folder, clock, zone, store, registry, identity, tokens, audit, keys, journal, now_s)

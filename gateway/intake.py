@@ -1,0 +1,143 @@
+"""How readings come in from outside: the broker, its subscription, serial nodes, and the pipeline they lead to."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from drivers.bus import SerialPort
+from drivers.host.open import open_bus
+from gateway import __version__, sensors
+from gateway.broker import choice as brokers
+from gateway.config import ConfigError, secret
+from gateway.core import Core
+from gateway.ingest.dialects import is_foreign
+from gateway.ingest.dialects.home_assistant import Channel, Exported, Origin
+from gateway.ingest.foreign import Foreign
+from gateway.ingest.homeassistant import HomeAssistantOut
+from gateway.ingest.mqtt import Hooks, MqttIngest
+from gateway.ingest.pipeline import Pipeline
+from gateway.ingest.quality import Judge
+from gateway.ingest.serial_nodes import SerialNodes
+from gateway.ingest.wire import DeviceError
+from gateway.sensors import Plan
+from gateway.store import commands, queries
+from gateway.store.types import Commit, Event
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """How readings come in; `mqtt` is None where the broker is off."""
+
+    pipeline: Pipeline
+    mqtt: MqttIngest | None
+    judge: Judge
+    broker: str
+
+
+async def open_intake(core: Core, plans: Sequence[Plan], stack: AsyncExitStack) -> Intake:
+    """The broker, the pipeline and what feeds it from outside, for as long as the stack lives."""
+    settings, store = core.config.mqtt, core.config.store
+    judge = Judge(sensors.channels(plans))
+    choice = None if settings.broker == "off" else brokers.choose(settings.broker)
+    if choice is not None:
+        child = brokers.start(choice, settings.host, settings.port, core.folder / "broker")
+        if child is not None:
+            await stack.enter_async_context(child)
+        if choice.warning:
+            log.warning("%s broker: %s", choice.kind, choice.warning)
+    pipeline = Pipeline(
+        core.store.append,
+        judge=judge,
+        batch_rows=store.batch_rows,
+        flush_interval_s=min(store.flush_interval_s, choice.flush_within_s if choice else store.flush_interval_s),
+        window=choice.window if choice else 20,
+    )
+    pipeline.listen(partial(committed, core))
+    await stack.enter_async_context(pipeline)
+    hooks = Hooks(
+        core.registry.capabilities,
+        core.registry.reported_status,
+        partial(_device_error, core),
+        partial(commands.add_event, core.store),
+        core.keys.get,
+    )
+    for node in core.config.serial_node:
+        _serial_port(node.port)  # only reads the text, so that a wrong one is said at once
+        port = SerialNodes(node.port, partial(_serial_port, node.port), pipeline, hooks, core.clock)
+        await stack.enter_async_context(port)
+    if choice is None:
+        return Intake(pipeline, None, judge, "off")
+    password = secret(settings.password_file)
+    if settings.home_assistant:
+        await _home_assistant(core, pipeline, password, stack)
+    mqtt = MqttIngest(
+        settings.host,
+        settings.port,
+        pipeline,
+        hooks,
+        core.clock,
+        client_id=settings.client_id,
+        username=settings.username,
+        password=password,
+        foreign=_foreign(core),
+    )
+    await stack.enter_async_context(mqtt)
+    return Intake(pipeline, mqtt, judge, f"{choice.kind} at {settings.host}:{settings.port} ({choice.reason})")
+
+
+def _foreign(core: Core) -> Foreign:
+    """The dialects that are spoken here; none of them is a dialect too, which gives up what an earlier start took."""
+    try:
+        return Foreign({name: prefix for name, prefix in core.config.mqtt.dialects.items()}, core.zone)
+    except ValueError as error:
+        raise ConfigError(f"mqtt.dialects: {error}") from error
+
+
+async def _home_assistant(core: Core, pipeline: Pipeline, password: str | None, stack: AsyncExitStack) -> None:
+    """Tell Home Assistant of every device that it does not hear by itself."""
+    settings, origin = core.config.mqtt, Origin(core.identity.gateway_id, __version__)
+    out = HomeAssistantOut(
+        settings.host,
+        settings.port,
+        origin,
+        lambda: [each.device_id for each in core.registry.devices() if not is_foreign(each.device_id)],
+        partial(_exported, core),
+        username=settings.username,
+        password=password,
+    )
+    await stack.enter_async_context(out)
+    pipeline.listen(out.committed)
+
+
+def _exported(core: Core, device_id: str) -> Exported | None:
+    try:
+        device, status = core.registry.device(device_id), core.registry.status(device_id)
+    except LookupError:
+        return None
+    found = queries.find_series(core.store, device=device_id)
+    channels = tuple(Channel(each.sensor, each.metric, each.quantity) for each in found)
+    return Exported(device, channels, status.expected_interval_s)
+
+
+async def committed(core: Core, commit: Commit) -> None:
+    """What a commit means for the house: who was heard, and which messages never came."""
+    core.registry.seen(commit.fresh)
+    for gap in commit.gaps:
+        text = f"messages {gap.first_seq} to {gap.last_seq} of boot {gap.boot} never arrived and are no longer held"
+        core.journal.note(Event(core.clock.now(), "gap", gap.device, text))
+
+
+async def _device_error(core: Core, device: str, error: DeviceError) -> None:
+    text = f"{error.code}: {error.message}"
+    await commands.add_event(core.store, Event(core.clock.now(), "device_error", device, text))
+
+
+def _serial_port(text: str) -> AbstractAsyncContextManager[SerialPort]:
+    try:
+        return open_bus(text, wanted=SerialPort)
+    except ValueError as error:
+        raise ConfigError(f"serial_node: {error}") from error

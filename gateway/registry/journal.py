@@ -1,0 +1,40 @@
+"""Events noted where nothing can wait for the disk."""
+
+import asyncio
+import logging
+from typing import Never
+
+from gateway.store import commands
+from gateway.store.db import Store
+from gateway.store.errors import StoreError
+from gateway.store.types import Event
+
+log = logging.getLogger(__name__)
+
+WAITING_LIMIT = 256
+
+
+class Journal:
+    """`note` keeps an event, `run` writes it down; what finds no room is counted in `dropped`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: asyncio.Queue[Event] = asyncio.Queue(WAITING_LIMIT)
+        self.dropped = 0
+
+    def note(self, event: Event) -> None:
+        """From the event loop; never waits."""
+        try:
+            self._waiting.put_nowait(event)
+        except asyncio.QueueFull:
+            self.dropped += 1
+
+    async def run(self) -> Never:
+        """Write what was noted, for ever; what the store does not take is lost to the log only."""
+        while True:
+            event = await self._waiting.get()
+            try:
+                await commands.add_event(self._store, event)
+            except StoreError as error:
+                self.dropped += 1
+                log.error("event not kept (%s: %s): %s", event.kind, event.message, error)
