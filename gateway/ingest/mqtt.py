@@ -200,10 +200,11 @@ class MqttIngest:
             return  # not acknowledged: the broker keeps it
         done = partial(self._acknowledge, self._generation, received.mid) if received.qos else None
         try:
-            others = self._foreign is not None and self._said_by_others(self._foreign, received, done)
-            where = None if others else wire.route(received.topic)
+            topic = received.topic  # paho decodes it at each look
+            others = self._foreign is not None and self._said_by_others(self._foreign, topic, received, done)
+            where = None if others else wire.route(topic)
             if where is not None and where.kind is Kind.DATA:
-                self._data(received, done)
+                self._data(topic, received, done)
             elif where is not None:
                 self._note(where, received, done)
         except (WireError, UnicodeDecodeError) as error:
@@ -214,13 +215,13 @@ class MqttIngest:
         if self._unsent:  # nothing of it has to wait for a commit
             self._send_pubacks()
 
-    def _data(self, received: MQTTMessage, done: Done | None) -> None:
+    def _data(self, topic: str, received: MQTTMessage, done: Done | None) -> None:
         now, trusted = self._clock.now(), self._clock.trusted()
-        message, problems = wire.decode_data(received.topic, bytes(received.payload), now, trusted)
+        message, problems = wire.decode_data(topic, bytes(received.payload), now, trusted)
         self.counts.received += 1
         late = self._kept_by_broker(received.dup)
         if problems:
-            self._report("refused", message.device, f"{received.topic}: {'; '.join(problems)}")
+            self._report("refused", message.device, f"{topic}: {'; '.join(problems)}")
         if not message.timed and message.delivery is None:
             if received.retain:
                 self.counts.stale += 1
@@ -231,18 +232,18 @@ class MqttIngest:
                 message = _undated(message)
         self._pipeline.offer(self._dating.date(message, now, trusted), done, self._stop)
 
-    def _said_by_others(self, foreign: Foreign, received: MQTTMessage, done: Done | None) -> bool:
+    def _said_by_others(self, foreign: Foreign, topic: str, received: MQTTMessage, done: Done | None) -> bool:
         """Take a message of a dialect, acknowledged after the last of what it carried; False if it is of none."""
-        if received.topic.startswith("devices/"):
+        if topic.startswith("devices/"):
             return False
         now, trusted = self._clock.now(), self._clock.trusted()
         late = self._kept_by_broker(received.dup) or received.retain
-        decoded = foreign.decode(received.topic, bytes(received.payload), now, trusted=trusted, live=not late)
+        decoded = foreign.decode(topic, bytes(received.payload), now, trusted=trusted, live=not late)
         if decoded is None:
             return False
         self.counts.received += len(decoded.messages)
         for device, rules in decoded.problems:
-            self._report("refused", device, f"{received.topic}: {rules}")
+            self._report("refused", device, f"{topic}: {rules}")
         notes = [partial(self._hooks.on_capabilities, device, told) for device, told in decoded.capabilities]
         notes += [partial(self._hooks.on_status, device, online) for device, online in decoded.statuses]
         kept = [message for message in decoded.messages if message.timed or not received.retain]

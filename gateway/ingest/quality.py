@@ -66,8 +66,7 @@ DEFAULTS: dict[Quantity, Limits] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """What a series remembers. Times in Unix seconds; `anchor_*` is where the rate of change is measured from,
     `suspect` a jump that waits for confirmation, `same` how often `last` came in a row, `since_s` the sensor's start.
     """
@@ -182,7 +181,7 @@ class Judge:
             before = None
         verdict, state = judge(limits, reading.quantity, before, reading)
         if before is None and state is not None:
-            state = replace(state, since_s=self._restarted.get(key[:2]))
+            state = state._replace(since_s=self._restarted.get(key[:2]))
             verdict = _worst(reading, verdict, _history(limits, state, state.last, state.last_s))
         if doubts:
             verdict = _worst(reading, verdict, *(Verdict(verdict.value, d.quality, d.reason) for d in doubts))

@@ -21,6 +21,11 @@ INSERT_READINGS = """
         unnest($4::UTINYINT[]), make_timestamp_ms(unnest($5::BIGINT[])), unnest($6::INTEGER[]), unnest($7::BIGINT[]),
         unnest($8::BIGINT[]), $9::BIGINT
 """
+# Most rows of wired sensors and minimal senders: three lists fewer to carry over are a quarter of the time.
+INSERT_UNNUMBERED = """
+    insert into reading select make_timestamp_ms(unnest($1::BIGINT[])), unnest($2::INTEGER[]), unnest($3::DOUBLE[]),
+        unnest($4::UTINYINT[]), make_timestamp_ms(unnest($5::BIGINT[])), null, null, null, $6::BIGINT
+"""
 INSERT_DELIVERY = """
     insert into delivery select unnest($1::INTEGER[]), unnest($2::BIGINT[]), unnest($3::VARCHAR[]),
         unnest($4::BIGINT[]), $5::BIGINT
@@ -121,10 +126,12 @@ class Batch:
         self._write_delivery(db)
         c = self._columns
         if c.ts:
-            db.execute(
-                INSERT_READINGS,
-                [c.ts, c.series_id, c.value, c.quality, c.received, c.boot_ref, c.seq, c.uptime_ms, self.number],
-            )
+            numbered = any(ref is not None for ref in c.boot_ref)
+            columns = [c.ts, c.series_id, c.value, c.quality, c.received]
+            if numbered or any(ms is not None for ms in c.uptime_ms):
+                db.execute(INSERT_READINGS, [*columns, c.boot_ref, c.seq, c.uptime_ms, self.number])
+            else:
+                db.execute(INSERT_UNNUMBERED, [*columns, self.number])
 
     def outcome(self) -> Commit:
         """What the caller learns once this is committed."""
