@@ -41,5 +41,12 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end in virtual time."""
+
+    async def whole() -> T:
+        try:
+            return await main
+        finally:  # here, because the runner would wait for threads with a timer, which passes at once
+            await asyncio.get_running_loop().shutdown_default_executor()
+
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(main)
+        return runner.run(whole())
