@@ -60,8 +60,10 @@ class Probeable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a sensor says of its own calibration. `pressure_hpa` None compensates by the altitude instead; `reference_ppm`
-    is the last forced recalibration's, where the device still knows it."""
+    """What a sensor says of its own calibration. `pressure_hpa` None: it compensates by the altitude instead.
+
+    `reference_ppm` is that of the last forced recalibration, where the device still knows it.
+    """
 
     self_calibration: bool
     temperature_offset_degc: float

@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_token(commands)
     _add_lan(commands)
     _add_tools(commands)
+    _add_calibrate(commands)
     return parser
 
 
@@ -137,6 +138,33 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--interval", type=float, default=60.0, metavar="S", help="seconds between messages of a node"
     )
     simulate.set_defaults(run=_lazily("tools", "simulate"))
+
+
+def _add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    calibrate = commands.add_parser("calibrate", help="look at and change a CO2 sensor's calibration")
+    calibrate.add_argument("target", metavar="DEVICE/SENSOR", help="as in attic/scd30")
+    kinds = calibrate.add_subparsers(required=True, metavar="show|frc|asc|offset|altitude|pressure")
+    show = kinds.add_parser("show", help="what the sensor holds now")
+    show.set_defaults(run=_lazily("calibrate", "show"))
+    frc = kinds.add_parser("frc", help="take the air it measures now as PPM (forced recalibration)")
+    frc.add_argument("value", type=int, metavar="PPM", help="400 to 2000; outdoor air has about 425")
+    asc = kinds.add_parser("asc", help="self-calibration: takes the lowest value of some days as fresh air")
+    asc.add_argument("value", choices=("on", "off"))
+    offset = kinds.add_parser("offset", help="subtract DEGC from the temperature")
+    offset.add_argument("value", type=float, metavar="DEGC", help="0 to 655.35")
+    altitude = kinds.add_parser("altitude", help="metres above sea level, where no pressure is set")
+    altitude.add_argument("value", type=int, metavar="M")
+    pressure = kinds.add_parser(
+        "pressure", help="station pressure, never reduced to sea level; `off` to use the altitude"
+    )
+    pressure.add_argument("value", metavar="HPA|off", help="700 to 1400")
+    for name, kind in kinds.choices.items():
+        _add_data(kind)
+        _add_json(kind)
+        if name != "show":
+            kind.add_argument("--dry-run", action="store_true", help="say what would be done")
+            kind.add_argument("--force", action="store_true", help="overrule what is a matter of judgement")
+            kind.set_defaults(run=_lazily("calibrate", "change"), kind=name)
 
 
 if __name__ == "__main__":

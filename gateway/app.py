@@ -10,9 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Never, Protocol
 
+from drivers.api import Calibratable, Driver
 from gateway import __version__, banner, control, sensors
 from gateway.access.policy import Plain, is_loopback
 from gateway.access.principal import Scope
+from gateway.calibration import pressure
+from gateway.calibration.service import Calibrations, Judgement, Target, stored
 from gateway.clock import RELEASED, Clock, SystemClock
 from gateway.config import Config, ConfigError
 from gateway.control import Commands, StatusView
@@ -21,11 +24,13 @@ from gateway.discovery.addresses import addresses, reachable
 from gateway.discovery.mdns import Announcer
 from gateway.health import Metric, prometheus, resident_bytes
 from gateway.ingest.pipeline import Pipeline
+from gateway.ingest.quality import Doubt
 from gateway.intake import Intake, committed, open_intake
 from gateway.mcp import server as mcp
 from gateway.mcp.endpoint import Endpoint
+from gateway.reading import Message
 from gateway.sensors import Plan, Wired
-from gateway.store import queries
+from gateway.store import commands, queries
 from gateway.store.db import Store
 from gateway.store.types import Commit, Device, Event, Sensor
 from gateway.web import app as web
@@ -85,12 +90,15 @@ async def _serve(config: Config, folder: Path, clock: Clock, plans: Sequence[Pla
         group.create_task(core.registry.run(), name="registry")
         group.create_task(core.journal.run(), name="journal")
         wired = Wired(partial(_sensor_changed, core))
-        wired.start(group, attached, intake.pipeline.put, clock, partial(_restarted, intake, clock))
+        calibrations = _calibrations(core, intake, plans, attached)
+        put = _feeding(core, intake, plans, calibrations)
+        wired.start(group, attached, put, clock, partial(_restarted, intake, clock))
         if play is not None and intake.mqtt is not None:
             group.create_task(play.run(config.mqtt.host, config.mqtt.port, core.keys.add), name="demo")
         await wired.first_signs(plans)
         await _announce(core, serving, stack)
-        commands_ = Commands(core.tokens, core.audit, clock, core.keys.add, partial(_status, core, intake))
+        status = partial(_status, core, intake)
+        commands_ = Commands(core.tokens, core.audit, clock, core.keys.add, status, calibrations=calibrations)
         await stack.enter_async_context(control.serve(folder, commands_))
         print(await _welcome(core, intake, serving, play), flush=True)  # noqa: T201 - what `gateway run` says
         await asyncio.get_running_loop().create_future()
@@ -213,6 +221,43 @@ def _sensor_changed(core: Core, device: str, sensor: str, error: Exception | Non
 
 def _restarted(intake: Intake, clock: Clock, device: str, sensor: str) -> None:
     intake.judge.restarted(device, sensor, clock.now().timestamp())
+
+
+def _calibrations(
+    core: Core, intake: Intake, plans: Sequence[Plan], attached: Sequence[tuple[Plan, Driver]]
+) -> Calibrations:
+    givers = pressure.sources(core.config.device, plans)
+    targets = [
+        Target(plan.device, plan.sensor, driver, driver.CHANNELS, plan.options, givers.get((plan.device, plan.sensor)))
+        for plan, driver in attached
+        if isinstance(driver, Calibratable)
+    ]
+
+    def doubt(series: tuple[str, str, str], from_s: float, until_s: float, verdict: Judgement) -> None:
+        intake.judge.doubt(*series, Doubt(from_s, until_s, *verdict))
+
+    return Calibrations(
+        targets,
+        recent=stored(core.store, intake.pipeline.flush, core.clock),
+        record=partial(commands.add_event, core.store),
+        note=core.journal.note,
+        doubt=doubt,
+        clock=core.clock,
+    )
+
+
+def _feeding(
+    core: Core, intake: Intake, plans: Sequence[Plan], calibrations: Calibrations
+) -> Callable[[Message], Awaitable[None]]:
+    """Where wired sensors put what they measured; directly after, they are told the pressure if it is time."""
+    feed = pressure.PressureFeed(pressure.sources(core.config.device, plans), calibrations.tell_pressure, core.clock)
+    intake.pipeline.listen(feed.committed)
+
+    async def put(message: Message) -> None:
+        await intake.pipeline.put(message)
+        await feed.after(message.device, message.sensor)
+
+    return put
 
 
 async def _status(core: Core, intake: Intake) -> StatusView:

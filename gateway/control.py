@@ -14,13 +14,26 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from drivers.errors import DriverError
 from gateway.access.audit import Audit
 from gateway.access.policy import allow
 from gateway.access.principal import Principal, Scope
 from gateway.access.tokens import Tokens
+from gateway.calibration.commands import (
+    Calibrate,
+    CalibrationShow,
+    Recalibrate,
+    SetAltitude,
+    SetPressure,
+    SetSelfCalibration,
+    SetTemperatureOffset,
+    calibrate,
+)
+from gateway.calibration.service import Calibrations
 from gateway.clock import Clock
+from gateway.command import Command
 from gateway.store.types import TokenRow
 
 SOCKET = "control.sock"
@@ -31,17 +44,6 @@ LOCAL = Principal("local", Scope.ADMIN)
 
 class ControlError(Exception):
     """A command was refused; the message says why and what to do."""
-
-
-class Command(BaseModel):
-    """A request; `command` is the policy's name of the action, `target` what it is done to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    command: str
-
-    @property
-    def target(self) -> str:
-        return ""
 
 
 class TokenCreate(Command):
@@ -83,7 +85,20 @@ class Status(Command):
     command: Literal["view_status"] = "view_status"
 
 
-AnyCommand = Annotated[TokenCreate | TokenList | TokenRevoke | NodeAdd | Status, Field(discriminator="command")]
+AnyCommand = Annotated[
+    TokenCreate
+    | TokenList
+    | TokenRevoke
+    | NodeAdd
+    | Status
+    | CalibrationShow
+    | Recalibrate
+    | SetSelfCalibration
+    | SetTemperatureOffset
+    | SetAltitude
+    | SetPressure,
+    Field(discriminator="command"),
+]
 _COMMAND: TypeAdapter[Command] = TypeAdapter(AnyCommand)
 
 
@@ -135,7 +150,8 @@ class StatusView(BaseModel):
 
 
 class Commands:
-    """Runs commands. `add_node` makes and stores a node's key; `status` is None where no gateway runs."""
+    """Runs commands. `add_node` makes and stores a node's key; `status` and `calibrations` are None where no gateway
+    runs."""
 
     def __init__(
         self,
@@ -144,14 +160,16 @@ class Commands:
         clock: Clock,
         add_node: Callable[[str], Awaitable[str]],
         status: Callable[[], Awaitable[StatusView]] | None = None,
+        *,
+        calibrations: Calibrations | None = None,
     ) -> None:
         self._tokens, self._audit, self._clock = tokens, audit, clock
-        self._add_node, self._status = add_node, status
+        self._add_node, self._status, self._calibrations = add_node, status, calibrations
 
     async def run(self, command: Command, principal: Principal = LOCAL) -> BaseModel:
         """Do it and return its result, audited; ControlError, LookupError or ValueError say what was wrong."""
         decision = allow(principal, command.command, secure=True)
-        await self._audit.record(principal, command.command, command.target, decision)
+        await self._audit.record(principal, command.command, command.target, decision, command.detail)
         if not decision.allowed:
             raise ControlError(decision.reason)
         match command:
@@ -169,6 +187,11 @@ class Commands:
                 return Created(name=command.device, secret=await self._add_node(command.device))
             case Status() if self._status is not None:
                 return await self._status()
+            case CalibrationShow() | Calibrate() if self._calibrations is not None:
+                try:
+                    return await calibrate(self._calibrations, command, principal.name)
+                except DriverError as error:
+                    raise ControlError(f"{command.device}/{command.sensor}: {error}") from error
         raise ControlError(f"{command.command}: no gateway runs on this data; start one with `gateway run`")
 
 

@@ -92,7 +92,7 @@ async def open_intake(core: Core, plans: Sequence[Plan], stack: AsyncExitStack) 
 def _foreign(core: Core) -> Foreign:
     """The dialects that are spoken here; none of them is a dialect too, which gives up what an earlier start took."""
     try:
-        return Foreign({name: prefix for name, prefix in core.config.mqtt.dialects.items()}, core.zone)
+        return Foreign({str(name): prefix for name, prefix in core.config.mqtt.dialects.items()}, core.zone)
     except ValueError as error:
         raise ConfigError(f"mqtt.dialects: {error}") from error
 

@@ -15,6 +15,7 @@ from drivers.api import Driver
 from drivers.errors import WrongDevice
 from drivers.host.open import open_bus
 from drivers.model import Channel
+from gateway.calibration import pressure
 from gateway.clock import Clock
 from gateway.config import Config, ConfigError, SensorSettings, secret
 from gateway.ingest.poller import poll
@@ -46,6 +47,7 @@ def plan(config: Config) -> tuple[Plan, ...]:
         if each.bus.startswith("serial:") and each.driver.BUS is not other.driver.BUS:
             where = f"device {each.device!r}, sensor {each.sensor!r}"
             raise ConfigError(f"{where}: {each.kind} and {other.kind} cannot share {each.bus}; use another port")
+    pressure.sources(config.device, plans)  # says now what is wrong with it
     return plans
 
 

@@ -64,6 +64,12 @@ ACTIONS: dict[str, Action] = _table(
         Action("create_token", Scope.ADMIN, Risk.REVERSIBLE, write=True),
         Action("revoke_token", Scope.ADMIN, Risk.REVERSIBLE, write=True),
         Action("add_node", Scope.ADMIN, Risk.REVERSIBLE, write=True),
+        Action("show_calibration", Scope.READ),
+        Action("recalibrate_sensor", Scope.CONTROL, Risk.DESTRUCTIVE, write=True),
+        Action("set_self_calibration", Scope.CONTROL, Risk.DESTRUCTIVE, write=True),
+        Action("set_temperature_offset", Scope.CONTROL, Risk.REVERSIBLE, write=True),
+        Action("set_altitude", Scope.CONTROL, Risk.REVERSIBLE, write=True),
+        Action("set_pressure", Scope.CONTROL, Risk.REVERSIBLE, write=True),
     )
 )
 """Every action there is. `mcp` is the protocol itself: resources, prompts, completions, subscriptions."""

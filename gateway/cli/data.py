@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway import control
-from gateway.control import Command, ControlError, NodeAdd, TokenCreate
+from gateway.command import Command
+from gateway.control import ControlError, NodeAdd, TokenCreate
 
 
 def folder(given: Path | None, *, demo: bool = False) -> Path:
