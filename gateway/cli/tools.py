@@ -21,13 +21,14 @@ def drivers(options: argparse.Namespace) -> int:
                 "module": module,
                 "bus": driver.BUS.__name__,
                 "channels": {channel.key: channel.quantity.unit for channel in driver.CHANNELS},
+                "quantities": {channel.quantity.value: channel.quantity.unit for channel in driver.CHANNELS},
             }
         )
     if options.json:
         print(json.dumps(rows))
         return 0
     for row in rows:
-        print(f"{row['driver']:12} {row['bus']:10} {', '.join(f'{k} ({u})' for k, u in row['channels'].items())}")
+        print(f"{row['driver']:12} {row['bus']:10} {', '.join(f'{k} ({u})' for k, u in row['quantities'].items())}")
     return 0
 
 

@@ -85,21 +85,24 @@ def card(one: Card, now: datetime, zone: ZoneInfo) -> str:
     place = " · ".join(part for part in (device.location, device.model) if part)
     title = device.device_name or device.device_id
     aside = f"<code>{escape(device.device_id)}</code>" if device.device_name else ""
-    values = "".join(value(reading, now, zone) for reading in one.readings)
+    metrics = [reading.metric for reading in one.readings]
+    values = "".join(value(r, now, zone, sensor=metrics.count(r.metric) > 1) for r in one.readings)
     return f"""<article class="card"><div class="head"><h2>{escape(title)} {aside}</h2>
 <span class="state {escape(state, quote=True)}">{escape(state)}</span></div>
 {f'<p class="place">{escape(place)}</p>' if place else ""}
 <dl>{values or '<div class="value"><dt>Nothing yet</dt><dd>no reading was stored</dd></div>'}</dl></article>"""
 
 
-def value(reading: Reading, now: datetime, zone: ZoneInfo) -> str:
-    """One value with unit, age and, where it is not good, its quality."""
+def value(reading: Reading, now: datetime, zone: ZoneInfo, *, sensor: bool = False) -> str:
+    """One value with unit, age and, where it is not good, its quality; its sensor's name where two measure the same."""
     quantity = reading.quantity
     number = "\N{EN DASH}" if reading.value is None else f"{reading.value:.{DIGITS.get(quantity, 2)}f}"
     unit = UNITS.get(quantity.unit, quantity.unit)
     good = reading.quality is Quality.GOOD
     doubt = "" if good else f'<span class="doubt">{reading.quality}: {str(reading.reason).replace("_", " ")}</span>'
     word = WORDS.get(reading.metric) or reading.metric.replace("_", " ").capitalize()
+    if sensor:
+        word = f"{word} · {reading.sensor}"
     local = reading.time.astimezone(zone)
     exact = f"{local:%Y-%m-%d %H:%M:%S}"
     return f"""<div class="value{"" if good else " doubtful"}"><dt>{escape(word)}</dt>
