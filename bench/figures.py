@@ -57,7 +57,8 @@ def table(figures: Sequence[Figure]) -> str:
         ratio = f"{each.ratio:.2f}" if each.ratio is not None else ""
         met = {None: "", True: "yes", False: "**no**"}[each.met]
         goal = str(each.goal) if each.goal else ""
-        lines.append(f"| {each.what} | {number(each.value)} {each.unit} | {peer} | {ratio} | {goal} | {met} |")
+        value = f"{number(each.value)} {each.unit}".rstrip()
+        lines.append(f"| {each.what} | {value} | {peer} | {ratio} | {goal} | {met} |")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from bench.figures import Figure, Goal, table
+from bench.figures import Figure, Goal
 from drivers.errors import BusError, BusTimeout, BusUnavailable, DriverError, NoDevice
 from drivers.testing.virtual import run_virtual
 from tests.trouble import House
@@ -91,7 +91,8 @@ class Healed:
 
 def once(kind: str, sensor: str, lasts_s: float, phase_s: float) -> Healed:
     """One trouble from its begin to well after its end."""
-    house, times = House(one_thread=True), []
+    house = House(one_thread=True)
+    times: list[float] = []
 
     async def script() -> None:
         loop = asyncio.get_running_loop()
@@ -127,10 +128,11 @@ def healing(size: Size) -> list[Figure]:
             ]
             noticed = [each.noticed_s for each in found if each.noticed_s is not None]
             if noticed:
-                figures.append(Figure(f"healing, {sensor}, {kind}: noticed, worst", max(noticed), "s"))
+                name = f"healing, {sensor}, {kind}: noticed {len(noticed)} times of {len(found)}, worst"
+                figures.append(Figure(name, max(noticed), "s"))
             resumed = [each.resumed_s for each in found]
             limit_s = NEVER_WITHIN_S if "never" in kind else RESETS_WITHIN_S if "reset" in kind else RESUMES_WITHIN_S
-            name = f"healing, {sensor}, {kind}: resumed"
+            name = f"healing, {sensor}, {kind}: {'resumed' if noticed else 'never noticed, next reading'}"
             figures.append(Figure(f"{name}, worst of {len(found)}", max(resumed), "s", goal=Goal(limit_s)))
             figures.append(Figure(f"{name}, median", median(resumed), "s"))
     return figures
@@ -157,14 +159,3 @@ async def measure(size: Size) -> list[Figure]:
         return await asyncio.to_thread(lambda: healing(size) + neighbours())
     finally:
         logging.disable(logging.NOTSET)
-
-
-def main() -> list[Figure]:
-    """Print the full table."""
-    figures = asyncio.run(measure(FULL))
-    print(table(figures))
-    return figures
-
-
-if __name__ == "__main__":
-    main()

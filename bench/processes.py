@@ -54,10 +54,10 @@ async def child(
                 process.send_signal(signal.SIGINT)
         try:
             async with asyncio.timeout(STOP_WITHIN_S):
-                await process.communicate()
+                await process.communicate(b"" if keep_input else None)
         except TimeoutError:
             process.kill()
-            await process.communicate()
+            await process.communicate(b"" if keep_input else None)
 
 
 async def output_of(*command: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import idle, ingest, startup, store, tools
+from bench import ble, healing, idle, ingest, startup, store, tools
 from bench.figures import Figure, Goal, save, table
 from tests.brokers import needs_mosquitto
 
@@ -20,7 +20,7 @@ def assert_all_finite(figures: Sequence[Figure]) -> None:
     for each in figures:
         assert math.isfinite(each.value), each
         assert each.value >= 0, each
-        assert each.value > 0 or each.unit in {"%", "/s", "ms"}, each
+        assert each.value > 0 or each.unit in {"%", "/s", "ms", "KiB"}, each
         assert each.peer_value is None or math.isfinite(each.peer_value), each
 
 
@@ -59,6 +59,26 @@ async def test_tools() -> None:
 async def test_startup(tmp_path: Path) -> None:
     welcome_s, live_s = await startup.start(tmp_path)
     assert 0 < welcome_s < live_s < startup.LIVE_WITHIN_S
+
+
+@pytest.mark.slow
+async def test_ble() -> None:
+    figures = await ble.measure(ble.Size(0.5, 0.1, 1.0))
+    assert_all_finite(figures)
+    assert len(figures) == (13 if await ble.missing() == "" else 7)
+    for each in figures:
+        if "sensors that were read" in each.what:
+            assert each.value >= ble.BEACONS
+        if "adverts heard" in each.what:
+            assert each.value > 0, each
+
+
+@pytest.mark.slow
+async def test_healing() -> None:
+    figures = await healing.measure(healing.Size(1, (5.0,)))
+    assert_all_finite(figures)
+    assert all(each.met is not False for each in figures), figures  # virtual time: no machine is too slow for it
+    assert len([each for each in figures if each.goal]) == 2 * len(healing.KINDS) - 1 + 2
 
 
 @pytest.mark.slow
