@@ -9,7 +9,7 @@ import pytest
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A thread that outlived its owner fails the run."""
-    left = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    left = [each.name for each in threading.enumerate() if each is not threading.main_thread() and not each.daemon]
     if left:
         raise pytest.UsageError(f"threads left over: {', '.join(left)}")
 
