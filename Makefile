@@ -35,6 +35,10 @@ soak: $(VENV)/.dev
 	@./scripts/system-packages
 	@$(BIN)/python -m bench.kill --rounds 20
 
+## hil      our host code against the kernel's and BlueZ's own, in a virtual machine (root, x86-64)
+hil:
+	@./hil/vm/run
+
 ## install  make .venv with everything that `run` needs
 install: $(VENV)/.run
 
