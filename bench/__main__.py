@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bench.figures import Figure, save, table
 
-NAMES = ("idle", "startup", "ble", "healing", "ingest", "tools", "store")
+NAMES = ("idle", "startup", "ble", "healing", "wires", "ingest", "tools", "store")
 """Idle first: the others import libraries here whose pages would then be shared with the gateway that is weighed."""
 ENDS_WITHIN_S = 1800.0
 

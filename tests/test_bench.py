@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import ble, healing, idle, ingest, startup, store, tools
+from bench import ble, healing, idle, ingest, startup, store, tools, wires
 from bench.figures import Figure, Goal, save, table
 from tests.brokers import needs_mosquitto
 
@@ -79,6 +79,14 @@ async def test_healing() -> None:
     assert_all_finite(figures)
     assert all(each.met is not False for each in figures), figures  # virtual time: no machine is too slow for it
     assert len([each for each in figures if each.goal]) == 2 * len(healing.KINDS) - 1 + 2
+
+
+@pytest.mark.slow
+async def test_wires() -> None:
+    figures = await wires.measure(wires.QUICK)
+    assert_all_finite(figures)
+    assert len(figures) == len(wires.OUTAGES)
+    assert all(each.met for each in figures), figures
 
 
 @pytest.mark.slow
