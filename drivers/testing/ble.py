@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from drivers.bus import Advert, BleCentral, BleInbox, Characteristic, GattLink
 from drivers.errors import DriverError, NoDevice
-from drivers.testing.buses import Fail, Fault, Flip, Hang, Short, flipped
+from drivers.testing.buses import Fault, suffered
 
 BTHOME = "0000fcd2-0000-1000-8000-00805f9b34fb"
 ESS = "0000181a-0000-1000-8000-00805f9b34fb"
@@ -124,17 +124,7 @@ class _Spoiler:
         n, self.transfers = self.transfers, self.transfers + 1
         if self.gone is not None:
             raise self.gone
-        match self.faults.get(n):
-            case Fail(error):
-                raise error
-            case Hang(reached):
-                reached.set()
-                await asyncio.get_running_loop().create_future()
-            case Flip(bit):
-                return lambda said: flipped(said, bit)
-            case Short(by):
-                return lambda said: said[:-by]
-        return lambda said: said
+        return await suffered(self.faults.get(n))
 
 
 class FaultyAir:

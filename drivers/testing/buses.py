@@ -220,17 +220,22 @@ class FaultyI2c:
         n, self.transfers = self.transfers, self.transfers + 1
         if self.gone is not None:
             raise self.gone
-        match self._faults.get(n):
-            case Fail(error):
-                raise error
-            case Hang(reached):
-                reached.set()
-                await asyncio.get_running_loop().create_future()
-            case Flip(bit):
-                return lambda answer: flipped(answer, bit)
-            case Short(by):
-                return lambda answer: answer[:-by]
-        return lambda answer: answer
+        return await suffered(self._faults.get(n))
+
+
+async def suffered(fault: Fault | None) -> Callable[[bytes], bytes]:
+    """Raise or hang as the fault says; else what it makes of an answer."""
+    match fault:
+        case Fail(error):
+            raise error
+        case Hang(reached):
+            reached.set()
+            await asyncio.get_running_loop().create_future()
+        case Flip(bit):
+            return lambda answer: flipped(answer, bit)
+        case Short(by):
+            return lambda answer: answer[:-by]
+    return lambda answer: answer
 
 
 def flipped(answer: bytes, bit: int) -> bytes:

@@ -2,9 +2,10 @@
 
 import csv
 import math
+import random
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -90,6 +91,19 @@ class Recording:
     def replay(self, now: Callable[[], float], epoch_s: float = 0.0) -> Source:
         """A source that gives the air at `(now() - epoch_s) mod span_s`, whatever the bus's time is."""
         return lambda _: self.at(now() - epoch_s)
+
+
+def restless(source: Source, last_digit: float = 0.01) -> Source:
+    """The same air with the noise that rounding took out of a recording: a real sensor never repeats itself to the bit,
+    and one that does is taken for frozen. Stays below half of the last digit; the same at each start."""
+    noise = random.Random(0)  # noqa: S311 - a simulation
+
+    def at(t_s: float) -> Row:
+        row = source(t_s)
+        said = {c: v for c in COLUMNS if (v := getattr(row, c))}  # an exact zero means something
+        return replace(row, **{c: v + noise.uniform(-0.49, 0.49) * last_digit for c, v in said.items()})
+
+    return at
 
 
 def names() -> list[str]:

@@ -56,11 +56,11 @@ async def readings(spec, now_s):
 def test_replay_is_the_recording_at_this_time(now_s):
     found = run_virtual(readings("replay:living-room", now_s))
     room, station = Recording.load("living-room").at(now_s), Recording.load("station").at(now_s)
-    assert found["scd30", "co2"] == pytest.approx(room.co2)
-    assert found["scd30", "temperature"] == pytest.approx(room.temperature)
-    assert found["scd30", "humidity"] == pytest.approx(room.humidity)
-    assert found["bmp280", "pressure"] == pytest.approx(station.pressure, abs=0.005)
-    assert found["bmp280", "temperature"] == pytest.approx(station.temperature, abs=0.005)
+    assert found["scd30", "co2"] == pytest.approx(room.co2, abs=0.005)
+    assert found["scd30", "temperature"] == pytest.approx(room.temperature, abs=0.005)
+    assert found["scd30", "humidity"] == pytest.approx(room.humidity, abs=0.005)
+    assert found["bmp280", "pressure"] == pytest.approx(station.pressure, abs=0.01)
+    assert found["bmp280", "temperature"] == pytest.approx(station.temperature, abs=0.01)
 
 
 def test_replay_of_a_file_with_everything(tmp_path):

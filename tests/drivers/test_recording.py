@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.testing.recording import HOLD_S, Recording, Row, Wave, names
+from drivers.testing.recording import HOLD_S, Recording, Row, Wave, names, restless
 
 SHORT = Recording([Row(0, 400.0), Row(2, 0.0), Row(4, 410.0), Row(104, 510.0)])
 
@@ -98,3 +98,15 @@ def test_a_wave_swings_once_a_period():
     wave = Wave(co2=1000, swing=0.1, period_s=100)
     assert (wave(0).co2, wave(25).co2, wave(75).co2) == (1000, pytest.approx(1100), pytest.approx(900))
     assert wave(25).pressure == 1013.25
+
+
+def test_a_restless_source_repeats_nothing_and_changes_no_digit_that_was_recorded():
+    still = Row(0.0, co2=612.5, temperature=24.44, humidity=0.0)
+    rows = [restless(lambda _: still)(0.0) for _ in range(2)]
+    assert rows[0] == rows[1], "the same at each start"
+    source = restless(lambda _: still)
+    seen = [source(0.0) for _ in range(100)]
+    assert len({row.temperature for row in seen}) == 100
+    assert {round(row.temperature, 2) for row in seen} == {24.44}
+    assert {row.humidity for row in seen} == {0.0}
+    assert {row.pressure for row in seen} == {None}
