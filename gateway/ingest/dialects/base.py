@@ -141,6 +141,12 @@ def parse_object(topic: str, payload: bytes) -> dict[str, Any]:
     return body
 
 
+def word(body: Mapping[str, Any], key: str) -> str:
+    """A stranger's text under that key, cleaned; "" where there is none."""
+    value = body.get(key)
+    return clean(value, 128) if isinstance(value, str) else ""
+
+
 def number(raw: Any, known: Known) -> float | None:
     """A value in its quantity's unit, None for null, NaN and infinity; TypeError or LookupError says what is wrong."""
     if raw is None:

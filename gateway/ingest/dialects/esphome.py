@@ -29,8 +29,9 @@ from gateway.ingest.dialects.base import (
     remember,
     safe_id,
     text,
+    word,
 )
-from gateway.ingest.wire import WireError, clean
+from gateway.ingest.wire import WireError
 
 NAME = "esphome"
 DISCOVERY = "homeassistant/sensor/+/+/config"
@@ -123,19 +124,19 @@ def _root(prefix: str) -> str:
 
 def _config(prefix: str, body: dict[str, Any], memory: Memory) -> Decoded:
     """Keep what a config says of a state topic; configs of other projects name other topics and are passed over."""
-    base = _text(body, "~")
-    topic = (_text(body, "stat_t") or _text(body, "state_topic")).replace("~", base)
+    base = word(body, "~")
+    topic = (word(body, "stat_t") or word(body, "state_topic")).replace("~", base)
     if not takes(prefix, topic) or not topic.endswith("/state"):
         return Decoded(memory)
     given = body.get("dev", body.get("device"))
     device: Mapping[str, Any] = given if isinstance(given, dict) else {}
     facts = {
-        "class": _text(body, "dev_cla") or _text(body, "device_class"),
-        "unit": _text(body, "unit_of_meas") or _text(body, "unit_of_measurement"),
-        "device_name": _text(device, "name"),
-        "model": _text(device, "mdl") or _text(device, "model"),
-        "manufacturer": _text(device, "mf") or _text(device, "manufacturer"),
-        "firmware_version": _text(device, "sw") or _text(device, "sw_version"),
+        "class": word(body, "dev_cla") or word(body, "device_class"),
+        "unit": word(body, "unit_of_meas") or word(body, "unit_of_measurement"),
+        "device_name": word(device, "name"),
+        "model": word(device, "mdl") or word(device, "model"),
+        "manufacturer": word(device, "mf") or word(device, "manufacturer"),
+        "firmware_version": word(device, "sw") or word(device, "sw_version"),
     }
     return Decoded(remember(memory, {f"config:{topic}": facts}))
 
@@ -191,11 +192,6 @@ def _number(said: str) -> float:
     if len(said) > 40 or "_" in said:
         raise ValueError(said)
     return float(said)
-
-
-def _text(body: Mapping[str, Any], key: str) -> str:
-    value = body.get(key)
-    return clean(value, 128) if isinstance(value, str) else ""
 
 
 DIALECT = Dialect(NAME, "", subscriptions, takes, decode)

@@ -33,6 +33,7 @@ from gateway.ingest.dialects.base import (
     remember,
     safe_id,
     text,
+    word,
 )
 from gateway.ingest.wire import AHEAD_S, METRIC_LIMIT, WireError, clean
 from gateway.reading import Message, Reading
@@ -126,11 +127,11 @@ def _config(mac: str, body: dict[str, Any], memory: Memory) -> Decoded:
         return Decoded(memory)
     facts = {
         "mac": clean(mac, 32),
-        "name": _text(body, "dn"),
-        "model": _text(body, "md"),
-        "firmware": _text(body, "sw"),
-        "online": _text(body, "onln") or "Online",
-        "offline": _text(body, "ofln") or "Offline",
+        "name": word(body, "dn"),
+        "model": word(body, "md"),
+        "firmware": word(body, "sw"),
+        "online": word(body, "onln") or "Online",
+        "offline": word(body, "ofln") or "Offline",
     }
     return Decoded(remember(memory, {f"config:{clean(name, 128)}": facts}))
 
@@ -140,7 +141,7 @@ def _sensors(mac: str, body: dict[str, Any], memory: Memory) -> Decoded:
     example = body.get("sn")
     if not isinstance(example, dict):
         return Decoded(memory)
-    units = {key: _text(example, key) for key in ("TempUnit", "PressureUnit")}
+    units = {key: word(example, key) for key in ("TempUnit", "PressureUnit")}
     return Decoded(remember(memory, {f"units:{clean(mac, 32)}": units}))
 
 
@@ -161,8 +162,8 @@ def _sensor(name: str, topic: str, body: dict[str, Any], context: Context, memor
     facts = memory.get(f"config:{clean(name, 128)}", {})
     remembered = memory.get(f"units:{facts.get('mac', '')}", {})
     units = Units(
-        _text(body, "TempUnit") or remembered.get("TempUnit", ""),
-        _text(body, "PressureUnit") or remembered.get("PressureUnit", "") or "hPa",
+        word(body, "TempUnit") or remembered.get("TempUnit", ""),
+        word(body, "PressureUnit") or remembered.get("PressureUnit", "") or "hPa",
     )
     refusals: dict[str, str] = {}
     stamp, memory = _stamp(device, body.get("Time"), context, memory, refusals)
@@ -233,11 +234,6 @@ def _stamp(device: str, told: Any, context: Context, memory: Memory, refusals: d
     if memory.get(key) is True or stamp.reason is not Reason.NONE:
         return stamp, memory
     return stamp._replace(quality=Quality.UNCERTAIN, reason=Reason.TIME_UNKNOWN), memory
-
-
-def _text(body: Mapping[str, Any], key: str) -> str:
-    value = body.get(key)
-    return clean(value, 128) if isinstance(value, str) else ""
 
 
 DIALECT = Dialect(NAME, "%prefix%/%topic%", subscriptions, takes, decode)

@@ -6,8 +6,6 @@ and battery (phones and trackers with changing addresses), is no device. A messa
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from drivers.model import Quantity
 from gateway.ingest.dialects.base import (
@@ -25,8 +23,8 @@ from gateway.ingest.dialects.base import (
     once,
     parse_object,
     reading,
+    word,
 )
-from gateway.ingest.wire import clean
 from gateway.reading import Reading
 
 NAME = "theengs"
@@ -83,19 +81,14 @@ def decode(_prefix: str, topic: str, payload: bytes, context: Context, memory: M
         return Decoded(memory)
     memory, problems = once(memory, device, refusals)
     told = about(
-        {SENSOR: _text(body, "model_id") or SENSOR},
-        device_name=_text(body, "name") or f"{_text(body, 'brand')} {_text(body, 'model')}",
-        manufacturer=_text(body, "brand"),
-        model=_text(body, "model"),
+        {SENSOR: word(body, "model_id") or SENSOR},
+        device_name=word(body, "name") or f"{word(body, 'brand')} {word(body, 'model')}",
+        manufacturer=word(body, "brand"),
+        model=word(body, "model"),
         mac_address=":".join(address.upper()[i : i + 2] for i in range(0, 12, 2)),
     )
     memory, capabilities = introduce(memory, device, told)
     return Decoded(memory, (message(device, SENSOR, readings.values(), stamp),), capabilities, problems=problems)
-
-
-def _text(body: Mapping[str, Any], key: str) -> str:
-    value = body.get(key)
-    return clean(value, 128) if isinstance(value, str) else ""
 
 
 DIALECT = Dialect(NAME, "home", subscriptions, takes, decode)

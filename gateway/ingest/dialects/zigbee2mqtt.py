@@ -30,6 +30,7 @@ from gateway.ingest.dialects.base import (
     reading,
     remember,
     text,
+    word,
 )
 from gateway.ingest.wire import METRIC_LIMIT, WireError, clean
 from gateway.reading import Reading
@@ -121,10 +122,10 @@ def _devices(body: Any, memory: Memory) -> Decoded:
         if units:
             news[f"device:{clean(each['friendly_name'], 128)}"] = {
                 "units": units,
-                "model": _text(definition, "model"),
-                "manufacturer": _text(definition, "vendor"),
-                "firmware_version": _text(each, "software_build_id"),
-                "device_type": _text(definition, "description"),
+                "model": word(definition, "model"),
+                "manufacturer": word(definition, "vendor"),
+                "firmware_version": word(each, "software_build_id"),
+                "device_type": word(definition, "description"),
             }
     return Decoded(remember(memory, news))
 
@@ -137,7 +138,7 @@ def _collect(exposes: Any, units: dict[str, str], depth: int = 3) -> None:
             _collect(each["features"], units, depth - 1)
         name = each.get("property")
         if each.get("type") == "numeric" and isinstance(name, str) and name in METRICS:
-            units[name] = _text(each, "unit")
+            units[name] = word(each, "unit")
 
 
 def _state(friendly: str, body: dict[str, Any], context: Context, memory: Memory) -> Decoded:
@@ -170,11 +171,6 @@ def _state(friendly: str, body: dict[str, Any], context: Context, memory: Memory
     told = about({SENSOR: facts.get("model") or SENSOR}, device_name=friendly, **{n: facts.get(n) for n in named})
     memory, capabilities = introduce(memory, device, told)
     return Decoded(memory, (message(device, SENSOR, readings.values(), stamp),), capabilities, problems=problems)
-
-
-def _text(body: Mapping[str, Any], key: str) -> str:
-    value = body.get(key)
-    return clean(value, 128) if isinstance(value, str) else ""
 
 
 DIALECT = Dialect(NAME, "zigbee2mqtt", subscriptions, takes, decode)
