@@ -35,6 +35,7 @@ class Calibrate(Command):
 
     @property
     def change(self) -> changes.Change:
+        """What to change; each command below says it."""
         raise NotImplementedError
 
 
