@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -90,8 +90,9 @@ async def _serve(config: Config, folder: Path, clock: Clock, plans: Sequence[Pla
         group.create_task(core.registry.run(), name="registry")
         group.create_task(core.journal.run(), name="journal")
         wired = Wired(partial(_sensor_changed, core))
-        calibrations = _calibrations(core, intake, plans, attached)
-        put = _feeding(core, intake, plans, calibrations)
+        givers = pressure.sources(config.device, plans)
+        calibrations = _calibrations(core, intake, attached, givers)
+        put = _feeding(core, intake, calibrations, givers)
         wired.start(group, attached, put, clock, partial(_restarted, intake, clock))
         if play is not None and intake.mqtt is not None:
             group.create_task(play.run(config.mqtt.host, config.mqtt.port, core.keys.add), name="demo")
@@ -224,9 +225,8 @@ def _restarted(intake: Intake, clock: Clock, device: str, sensor: str) -> None:
 
 
 def _calibrations(
-    core: Core, intake: Intake, plans: Sequence[Plan], attached: Sequence[tuple[Plan, Driver]]
+    core: Core, intake: Intake, attached: Sequence[tuple[Plan, Driver]], givers: Mapping[tuple[str, str], str]
 ) -> Calibrations:
-    givers = pressure.sources(core.config.device, plans)
     targets = [
         Target(plan.device, plan.sensor, driver, driver.CHANNELS, plan.options, givers.get((plan.device, plan.sensor)))
         for plan, driver in attached
@@ -247,10 +247,10 @@ def _calibrations(
 
 
 def _feeding(
-    core: Core, intake: Intake, plans: Sequence[Plan], calibrations: Calibrations
+    core: Core, intake: Intake, calibrations: Calibrations, givers: Mapping[tuple[str, str], str]
 ) -> Callable[[Message], Awaitable[None]]:
     """Where wired sensors put what they measured; directly after, they are told the pressure if it is time."""
-    feed = pressure.PressureFeed(pressure.sources(core.config.device, plans), calibrations.tell_pressure, core.clock)
+    feed = pressure.PressureFeed(givers, calibrations.tell_pressure, core.clock)
     intake.pipeline.listen(feed.committed)
 
     async def put(message: Message) -> None:

@@ -44,6 +44,7 @@ def choose(kind: str) -> Choice:
             raise BrokerError('mosquitto is not installed: install it, or set broker = "auto" in [mqtt]')
         case "auto" | "embedded" if installed():
             reason = "configured" if kind == "embedded" else "mosquitto is not installed"
+            # amqtt gives up on a message that is not acknowledged within 5 s.
             return Choice(BrokerKind.EMBEDDED, reason, PROMISES_NOT, MAX_INFLIGHT, 2.0)
         case "auto" | "embedded":
             raise BrokerError("no broker is installed: install mosquitto, or ambient-gateway[demo]")

@@ -1,23 +1,13 @@
 """What mosquitto is told. Pure text; every line that differs from its defaults says why."""
 
-import ipaddress
 from pathlib import Path
 
 from gateway.broker.errors import BrokerError
+from gateway.hosts import is_loopback
 
 MAX_INFLIGHT = 2000
 """Messages it sends without being acknowledged: above a batch, or each batch would wait for the flush timer."""
 DATABASE = "mosquitto.db"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach that address; a name other than localhost is not trusted to be."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def mosquitto_conf(host: str, port: int, folder: Path, user: str, queue_mb: int = 64) -> str:

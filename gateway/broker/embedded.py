@@ -11,16 +11,14 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from gateway.broker.config import is_loopback
 from gateway.broker.errors import BrokerError
 from gateway.broker.supervise import ChildBroker
+from gateway.hosts import is_loopback
 
 PROMISES_NOT = (
     "the embedded broker is for a demo on this machine: it keeps nothing for a gateway that is away, delivers nothing "
     "twice, and forgets all when it ends; nodes that number their messages lose nothing, others do"
 )
-PUBACK_WITHIN_S = 5.0
-"""amqtt gives up on a message that is not acknowledged within this time; batches have to be faster."""
 
 
 def installed() -> bool:

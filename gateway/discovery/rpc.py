@@ -12,7 +12,6 @@ VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 
 FAILED = -32000
 """The bridge could not get an answer (range of JSON-RPC 2.0 section 5.1 for implementations)."""
-INVALID = -32600
 PARSE_ERROR = -32700
 
 _REPEATABLE = frozenset(

@@ -1,7 +1,6 @@
 """Whom the bridge may talk to: from what the user said, the pins, and what answers, to one verified endpoint."""
 
 import asyncio
-import ipaddress
 import logging
 import os
 import ssl
@@ -15,6 +14,7 @@ from gateway.discovery.find import Found, browse, find
 from gateway.discovery.pins import Pin, PinError, Pins, default_file
 from gateway.discovery.tls import fetch_certificate, fingerprint_of, pinned, unverified
 from gateway.discovery.txt import normal_fingerprint
+from gateway.hosts import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -306,14 +306,6 @@ class Locator:
             f"{self._options.url} shows a certificate with fingerprint {seen}, and this computer is paired with no such"
             f" gateway. Compare it with the gateway's terminal, page or label, then add --fingerprint and --token once"
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Never leaves this machine; of names only `localhost` (RFC 6761 section 6.3)."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def split_authority(text: str) -> tuple[str, int]:

@@ -96,10 +96,6 @@ class Points:
     points: tuple[Point, ...]
     total: int
 
-    @property
-    def downsampled(self) -> bool:
-        return len(self.points) < self.total
-
 
 @dataclass(frozen=True, slots=True)
 class Bucket:

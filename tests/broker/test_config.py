@@ -7,8 +7,9 @@ import pytest
 
 from gateway.broker import choice
 from gateway.broker.choice import BrokerKind, choose, start
-from gateway.broker.config import MAX_INFLIGHT, is_loopback, mosquitto_conf
+from gateway.broker.config import MAX_INFLIGHT, mosquitto_conf
 from gateway.broker.errors import BrokerError
+from gateway.hosts import is_loopback
 from tests.brokers import needs_mosquitto
 
 

@@ -19,8 +19,8 @@ from mcp.shared.inbound import InboundModernRoute, classify_inbound_request, dec
 from gateway.discovery import rpc
 from gateway.discovery.addresses import Address, _kinds, addresses, multicast_interfaces, reachable
 from gateway.discovery.pins import Pin, PinError, Pins
-from gateway.discovery.target import is_loopback
 from gateway.discovery.tls import fetch_certificate, fingerprint_of, pinned
+from gateway.hosts import is_loopback
 from tests.certificates import Certificate, make_certificate
 
 
