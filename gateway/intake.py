@@ -19,10 +19,11 @@ from gateway.ingest.homeassistant import HomeAssistantOut
 from gateway.ingest.mqtt import Hooks, MqttIngest
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.quality import Judge
+from gateway.ingest.restamp import Restamp
 from gateway.ingest.serial_nodes import SerialNodes
 from gateway.ingest.wire import DeviceError
 from gateway.sensors import Plan
-from gateway.store import commands, queries
+from gateway.store import commands, queries, redate
 from gateway.store.types import Commit, Event
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ async def open_intake(core: Core, plans: Sequence[Plan], stack: AsyncExitStack) 
         window=choice.window if choice else 20,
     )
     pipeline.listen(partial(committed, core))
+    restamp = Restamp(core.clock, partial(redate.clock, core.store), partial(redate.boot, core.store))
+    pipeline.listen(restamp.committed)
     await stack.enter_async_context(pipeline)
     hooks = Hooks(
         core.registry.capabilities,
@@ -64,6 +67,7 @@ async def open_intake(core: Core, plans: Sequence[Plan], stack: AsyncExitStack) 
         partial(_device_error, core),
         partial(commands.add_event, core.store),
         core.keys.get,
+        restamp.boot_known,
     )
     for node in core.config.serial_node:
         _serial_port(node.port)  # only reads the text, so that a wrong one is said at once

@@ -7,6 +7,7 @@ the boot taken as seen live and its times as known.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -63,20 +64,29 @@ def observe(boot: Boot | None, uptime_s: float, arrival_s: float) -> Boot:
 
 
 class Dating:
-    """The starts of the boots that were seen, the longest unheard forgotten first."""
+    """The starts of the boots that were seen, the longest unheard forgotten first. `on_known` hears of a boot whose
+    earlier messages could not be dated and now can."""
 
-    def __init__(self, limit: int = BOOTS_LIMIT) -> None:
+    def __init__(
+        self,
+        limit: int = BOOTS_LIMIT,
+        on_known: Callable[[str, str, datetime], None] = lambda _device, _boot, _start: None,
+    ) -> None:
+        self._on_known = on_known
         self._boots: OrderedDict[tuple[str, str], Boot] = OrderedDict()
         self._limit = limit
 
     def seen(self, device: str, boot: str, uptime_ms: int, arrival: datetime) -> Boot:
         """Take an arrival into account and return what is now known of that boot."""
         key = (device, boot)
-        known = observe(self._boots.get(key), uptime_ms / 1000, arrival.timestamp())
+        before = self._boots.get(key)
+        known = observe(before, uptime_ms / 1000, arrival.timestamp())
         self._boots[key] = known
         self._boots.move_to_end(key)
         if len(self._boots) > self._limit:
             self._boots.popitem(last=False)
+        if before is not None and known.live and not before.live:
+            self._on_known(device, boot, datetime.fromtimestamp(known.best_s, UTC))
         return known
 
     def date(self, message: Message, received: datetime, trusted: bool = True) -> Message:
@@ -96,9 +106,9 @@ def _moved(message: Message, time: datetime, known: bool) -> Message:
     """The message at another time; where that time is known the doubt about it is taken back."""
     quality, reason = (Quality.GOOD, Reason.NONE) if known else (Quality.UNCERTAIN, Reason.TIME_UNKNOWN)
     readings = tuple(
-        replace(r, time=time, quality=quality, reason=reason)
+        r._replace(time=time, quality=quality, reason=reason)
         if r.reason in (Reason.TIME_UNKNOWN, Reason.NONE)
-        else replace(r, time=time)
+        else r._replace(time=time)
         for r in message.readings
     )
-    return replace(message, readings=readings)
+    return message._replace(readings=readings)

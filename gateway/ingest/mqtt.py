@@ -4,21 +4,22 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from paho.mqtt.client import MQTT_ERR_SUCCESS, Client, ConnectFlags, MQTTMessage
+from paho.mqtt.client import MQTT_ERR_SUCCESS, Client, ConnectFlags
 from paho.mqtt.enums import CallbackAPIVersion
 
 from drivers.model import Quality, Reason
 from gateway.clock import Clock
 from gateway.ingest import wire
 from gateway.ingest.acks import Acks, Outgoing
-from gateway.ingest.client import BulkClient
+from gateway.ingest.client import BulkClient, Publish
 from gateway.ingest.dating import Dating
 from gateway.ingest.foreign import Foreign
 from gateway.ingest.pipeline import Done, Pipeline
@@ -46,6 +47,7 @@ class Hooks:
     """What becomes of messages that are no readings. A hook may raise StoreError; it is reported and the next follows.
 
     `node_key` signs acknowledgements; it is called in the loop for each acknowledgement and must not wait.
+    `on_boot_known` is called, from any thread, when what a boot sent undated can be dated: its start.
     """
 
     on_capabilities: Callable[[str, Mapping[str, Any]], Awaitable[None]]
@@ -53,6 +55,7 @@ class Hooks:
     on_error: Callable[[str, wire.DeviceError], Awaitable[None]]
     on_problem: Callable[[Event], Awaitable[None]]
     node_key: Callable[[str], bytes | None] = lambda _device: None
+    on_boot_known: Callable[[str, str, datetime], None] = lambda _device, _boot, _start: None
 
 
 @dataclass(slots=True)
@@ -93,13 +96,13 @@ class MqttIngest:
         self._pipeline, self._hooks, self._clock = pipeline, hooks, clock
         self._client_id, self._username, self._password = client_id, username, password
         self.counts = MqttCounts()
-        self._dating = Dating()
+        self._dating = Dating(on_known=hooks.on_boot_known)
         self._acks = Acks(hooks.node_key)
         self._reported: dict[tuple[str, str], float] = {}
         self._guard = threading.Lock()  # connection generation against acknowledgements from the loop
         self._generation = 0
         self._connected = False
-        self._unsent: list[tuple[int, int]] = []
+        self._unsent: list[tuple[int, Sequence[int]]] = []
         self._paused = False
         self._draining, self._connected_s, self._heard_s = False, 0.0, 0.0
         self._stop = threading.Event()
@@ -140,10 +143,10 @@ class MqttIngest:
         return self._connected
 
     def _new_client(self) -> BulkClient:
-        client = BulkClient(CallbackAPIVersion.VERSION2, self._client_id, clean_session=False, manual_ack=True)
+        options: dict[str, Any] = {"clean_session": False, "manual_ack": True, "arrived": self._arrived}
+        client = BulkClient(CallbackAPIVersion.VERSION2, self._client_id, **options)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
-        client.on_message = self._on_message
         # Without this a call from the loop would write to the socket itself, beside the thread that owns it.
         client.on_socket_register_write = lambda _client, _userdata, _socket: None
         if self._username is not None:
@@ -195,103 +198,118 @@ class MqttIngest:
     def _on_disconnect(self, _client: Client, _userdata: Any, _flags: Any, _reason: Any, _properties: Any) -> None:
         self._lost()
 
-    def _on_message(self, _client: Client, _userdata: Any, received: MQTTMessage) -> None:
+    def _arrived(self, packets: Sequence[Publish]) -> None:
+        """What one read of the socket brought; its readings are offered together, and acknowledged together."""
         if self._paused:
             return  # not acknowledged: the broker keeps it
-        done = partial(self._acknowledge, self._generation, received.mid) if received.qos else None
-        try:
-            topic = received.topic  # paho decodes it at each look
-            others = self._foreign is not None and self._said_by_others(self._foreign, topic, received, done)
-            where = None if others else wire.route(topic)
-            if where is not None and where.kind is Kind.DATA:
-                self._data(topic, received, done)
-            elif where is not None:
-                self._note(where, received, done)
-        except (WireError, UnicodeDecodeError) as error:
-            self._refuse(received, str(error), done)
-        except Exception as error:  # supervisor: a message that finds a bug must not come back for ever
-            log.exception("message on %r", received.topic)
-            self._refuse(received, f"internal error {error!r}", done)
+        taken: list[Message] = []
+        mids: list[int] = []
+        trusted = self._clock.trusted()
+        for packet in packets:
+            try:
+                messages = self._take(packet, trusted)
+            except WireError as error:
+                self._refuse(packet, str(error))
+            except Exception as error:  # supervisor: a message that finds a bug must not come back for ever
+                log.exception("message on %r", packet.topic)
+                self._refuse(packet, f"internal error {error!r}")
+            else:
+                taken += messages
+                if messages and packet.mid:
+                    mids.append(packet.mid)
+        if taken:
+            done = partial(self._acknowledge, self._generation, mids) if mids else None
+            self._pipeline.offer_all(taken, done, self._stop)
         if self._unsent:  # nothing of it has to wait for a commit
             self._send_pubacks()
 
-    def _data(self, topic: str, received: MQTTMessage, done: Done | None) -> None:
-        now, trusted = self._clock.now(), self._clock.trusted()
-        message, problems = wire.decode_data(topic, bytes(received.payload), now, trusted)
+    def _take(self, packet: Publish, trusted: bool) -> Sequence[Message]:
+        """The readings in a message. Where there are none its acknowledgement is due, now or after its hooks."""
+        if self._foreign is not None and not packet.topic.startswith("devices/"):
+            others = self._said_by_others(self._foreign, packet, trusted)
+            if others is not None:
+                return others
+        where = wire.route(packet.topic)
+        if where.kind is not Kind.DATA:
+            self._note(where, packet)
+            return ()
+        now = self._clock.now()
+        message, problems = wire.decode_data(packet.topic, packet.payload, now, trusted)
         self.counts.received += 1
-        late = self._kept_by_broker(received.dup)
+        late = self._kept_by_broker(packet.dup)
         if problems:
-            self._report("refused", message.device, f"{topic}: {'; '.join(problems)}")
+            self._report("refused", message.device, f"{packet.topic}: {'; '.join(problems)}")
         if not message.timed and message.delivery is None:
-            if received.retain:
+            if packet.retain:
                 self.counts.stale += 1
-                if done is not None:
-                    done()
-                return
+                self._forget(packet)
+                return ()
             if late:
                 message = _undated(message)
-        self._pipeline.offer(self._dating.date(message, now, trusted), done, self._stop)
+        return (self._dating.date(message, now, trusted),)
 
-    def _said_by_others(self, foreign: Foreign, topic: str, received: MQTTMessage, done: Done | None) -> bool:
-        """Take a message of a dialect, acknowledged after the last of what it carried; False if it is of none."""
-        if topic.startswith("devices/"):
-            return False
-        now, trusted = self._clock.now(), self._clock.trusted()
-        late = self._kept_by_broker(received.dup) or received.retain
-        decoded = foreign.decode(topic, bytes(received.payload), now, trusted=trusted, live=not late)
+    def _said_by_others(self, foreign: Foreign, packet: Publish, trusted: bool) -> Sequence[Message] | None:
+        """The readings in a message of a dialect; None if it is of none."""
+        late = self._kept_by_broker(packet.dup) or packet.retain
+        decoded = foreign.decode(packet.topic, packet.payload, self._clock.now(), trusted=trusted, live=not late)
         if decoded is None:
-            return False
+            return None
         self.counts.received += len(decoded.messages)
         for device, rules in decoded.problems:
-            self._report("refused", device, f"{topic}: {rules}")
+            self._report("refused", device, f"{packet.topic}: {rules}")
         notes = [partial(self._hooks.on_capabilities, device, told) for device, told in decoded.capabilities]
         notes += [partial(self._hooks.on_status, device, online) for device, online in decoded.statuses]
-        kept = [message for message in decoded.messages if message.timed or not received.retain]
+        kept = [message for message in decoded.messages if message.timed or not packet.retain]
         self.counts.stale += len(decoded.messages) - len(kept)
         for number, handle in enumerate(notes, 1):
-            self._later(handle, done if number == len(notes) and not kept else None)
-        for number, message in enumerate(kept, 1):  # committed in this order, so the last one stands for all
-            sure = message if message.timed or not late else _undated(message)
-            self._pipeline.offer(sure, done if number == len(kept) else None, self._stop)
-        if done is not None and not notes and not kept:
-            done()
-        return True
+            self._later(handle, self._done(packet) if number == len(notes) and not kept else None)
+        if not notes and not kept:
+            self._forget(packet)
+        return [message if message.timed or not late else _undated(message) for message in kept]
 
     def _kept_by_broker(self, repeated: bool) -> bool:
         """Whether it may have been sent long before: a repetition, or what the broker kept while we were away."""
+        if not self._draining:
+            return repeated
         now_s = self._loop.time()
-        if self._draining and (now_s - self._heard_s >= DRAINED_AFTER_S or now_s - self._connected_s >= DRAINED_BY_S):
+        if now_s - self._heard_s >= DRAINED_AFTER_S or now_s - self._connected_s >= DRAINED_BY_S:
             self._draining = False
         self._heard_s = now_s
         return self._draining or repeated
 
-    def _note(self, where: wire.Route, received: MQTTMessage, done: Done | None) -> None:
-        topic, payload, device = received.topic, bytes(received.payload), where.device
+    def _note(self, where: wire.Route, packet: Publish) -> None:
+        topic, payload, device = packet.topic, packet.payload, where.device
         handle: Callable[[], Awaitable[None]]
         if not payload:  # a retained message that was cleared
-            if done is not None:
-                done()
+            self._forget(packet)
             return
         if where.kind is Kind.CAPABILITIES:
             handle = partial(self._hooks.on_capabilities, device, wire.decode_capabilities(topic, payload))
         elif where.kind is Kind.STATUS:
             status = wire.decode_status(topic, payload)
-            live = status.boot and not received.retain and not received.dup
+            live = status.boot and not packet.retain and not packet.dup
             if live and status.uptime_ms is not None and self._clock.trusted():
                 self._dating.seen(device, status.boot, status.uptime_ms, self._clock.now())
             handle = partial(self._status, device, status.online)
         else:
             handle = partial(self._hooks.on_error, device, wire.decode_error(topic, payload))
-        self._later(handle, done)
+        self._later(handle, self._done(packet))
 
-    def _refuse(self, received: MQTTMessage, rule: str, done: Done | None) -> None:
+    def _refuse(self, packet: Publish, rule: str) -> None:
         """Count and report what nobody can use, and let the broker forget it."""
         self.counts.refused += 1
-        parts = received.topic.split("/") if received.topic.isprintable() else []
+        parts = packet.topic.split("/") if packet.topic.isprintable() else []
         device = wire.clean(parts[1], 64) if len(parts) > 1 else ""
         self._report("refused", device, rule)
-        if done is not None:
-            done()
+        self._forget(packet)
+
+    def _done(self, packet: Publish) -> Done | None:
+        return partial(self._acknowledge, self._generation, (packet.mid,)) if packet.mid else None
+
+    def _forget(self, packet: Publish) -> None:
+        """Nothing of it has to be kept."""
+        if packet.mid:
+            self._acknowledge(self._generation, (packet.mid,))
 
     def _report(self, kind: str, device: str, text: str) -> None:
         """An event, at most one a kind and device and minute."""
@@ -345,16 +363,18 @@ class MqttIngest:
                 self._client.publish(*ack, qos=0)
                 self.counts.acks += 1
 
-    def _acknowledge(self, generation: int, mid: int) -> None:
-        """Due: sent together with the others of its batch."""
+    def _acknowledge(self, generation: int, mids: Sequence[int]) -> None:
+        """Due: sent together with the others of their batch."""
         with self._guard:
-            self._unsent.append((generation, mid))
+            self._unsent.append((generation, mids))
 
     def _send_pubacks(self) -> None:
         with self._guard:
             due, self._unsent = self._unsent, []
             if self._connected:
-                self._client.acknowledge([mid for generation, mid in due if generation == self._generation])
+                self._client.acknowledge(
+                    [mid for generation, mids in due if generation == self._generation for mid in mids]
+                )
 
 
 def _undated(message: Message) -> Message:

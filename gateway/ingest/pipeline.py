@@ -24,19 +24,25 @@ Done = Callable[[], None]
 STOP_SEEN_S = 0.5  # a blocked thread looks this often whether it should stop
 RETRY_FIRST_S = 0.5
 RETRY_LAST_S = 30.0
+# A commit costs nearly the same for more rows: a full batch grows while senders outside go on speaking.
+PAUSE_S = 0.01
+GROWN = 3  # times `batch_rows`, then it is written
+LARGEST = 8  # times `batch_rows`, of what waits when it is taken
 
 
 class Item(NamedTuple):
-    """A message on its way, since when (loop time), and what to call once it is on disk."""
+    """Messages that came together, since when they are on their way (loop time), how many readings they count for, and
+    what to call once all of it is on disk."""
 
-    message: Message
+    messages: Sequence[Message]
     since_s: float
+    rows: int
     done: Done | None
 
 
 @dataclass(slots=True)
 class Counts:
-    """What went through since the start. `stored` readings; `duplicates` and `dropped` messages; `failing` says why."""
+    """What went through since the start. `stored` and `duplicates` readings; `dropped` messages; `failing` says why."""
 
     stored: int = 0
     duplicates: int = 0
@@ -51,11 +57,13 @@ class Pipeline:
 
     A batch goes to `append` when nothing was ever committed, at `batch_rows` readings, when the oldest has waited
     `flush_interval_s`, or when a sender is stalled: `window` unacknowledged messages and none arrived for `stall_s`
-    (what was learned so about a sender's window flushes at once the next time). After the commit each `done` is
-    called, then each listener with the Commit; a listener handles its own errors.
+    (what was learned so about a sender's window flushes at once the next time). Where more comes without a pause it
+    grows, until half a window waits. After the commit each `done` is called, then each listener with the Commit; a
+    listener handles its own errors.
 
-    `offer` blocks its thread while `capacity` messages wait: the broker keeps the rest. Local messages cannot be asked
-    for again: `local_capacity` of them are kept, and the oldest is dropped and counted when there is no room.
+    `offer` and `offer_all` block their thread while `capacity` messages wait: the broker keeps the rest. Local messages
+    cannot be asked for again: `local_capacity` of them are kept, and the oldest is dropped and counted when there is no
+    room.
     """
 
     def __init__(
@@ -81,6 +89,7 @@ class Pipeline:
         self._room = threading.Condition()  # guards everything down to `_signalled`
         self._remote: deque[Item] = deque()
         self._local: deque[Item] = deque()
+        self._waiting = 0
         self._rows = 0
         self._writing: Sequence[Item] = ()
         self._unacked = 0
@@ -115,14 +124,20 @@ class Pipeline:
 
     def offer(self, message: Message, done: Done | None = None, stop: threading.Event | None = None) -> bool:
         """Take a message from another thread, waiting while there is no room; False if this or `stop` ends before."""
-        loop = self._loop
+        return self.offer_all((message,), done, stop)
+
+    def offer_all(
+        self, messages: Sequence[Message], done: Done | None = None, stop: threading.Event | None = None
+    ) -> bool:
+        """The same for messages that came together; `done` is called when the last of them is on disk."""
+        loop, rows = self._loop, sum(map(_rows, messages))
         with self._room:
-            while len(self._remote) >= self._capacity and not self._ended(stop):
+            while self._waiting >= self._capacity and not self._ended(stop):
                 self._room.wait(STOP_SEEN_S)
             if loop is None or self._ended(stop):
                 return False
-            self._remote.append(Item(message, loop.time(), done))
-            wake = self._arrived(message, loop.time(), 0 if done is None else 1)
+            self._waiting += len(messages)
+            wake = self._arrived(self._remote, Item(messages, loop.time(), rows, done))
         if wake:
             loop.call_soon_threadsafe(self._wake.set)
         return True
@@ -134,10 +149,9 @@ class Pipeline:
             return
         with self._room:
             if len(self._local) >= self._local_capacity:
-                self._rows -= _rows(self._local.popleft().message)
+                self._rows -= self._local.popleft().rows
                 self.counts.dropped += 1
-            self._local.append(Item(message, self._loop.time(), None))
-            wake = self._arrived(message, self._loop.time(), 0)
+            wake = self._arrived(self._local, Item((message,), self._loop.time(), _rows(message), None))
         if wake:
             self._wake.set()
 
@@ -150,7 +164,7 @@ class Pipeline:
     @property
     def pending(self) -> int:
         """Messages that are not on disk yet."""
-        return len(self._local) + len(self._remote) + len(self._writing)
+        return len(self._local) + self._waiting + sum(len(item.messages) for item in self._writing)
 
     @property
     def lag_s(self) -> float:
@@ -161,17 +175,19 @@ class Pipeline:
     def _ended(self, stop: threading.Event | None) -> bool:
         return self._stop.is_set() or (stop is not None and stop.is_set())
 
-    def _arrived(self, message: Message, now_s: float, unacked: int) -> bool:
-        """Count a message that was just queued; whether the worker has to look (once per burst). Needs the lock."""
-        self._rows += _rows(message)
-        self._unacked += unacked
-        self._arrived_s = now_s
+    def _arrived(self, queue: deque[Item], item: Item) -> bool:
+        """Queue it; whether the worker has to look (once per burst). Needs the lock."""
+        first, rows, unacked = not self._local and not self._remote, self._rows, self._unacked
+        queue.append(item)
+        self._rows += item.rows
+        self._unacked += 0 if item.done is None else len(item.messages)
+        self._arrived_s = item.since_s
         self._idle.clear()
         if self._learned is not None and self._unacked > self._learned:
             self._learned = None  # the sender's window is larger than it seemed
-        first = len(self._local) + len(self._remote) == 1
-        stalls = self._unacked in (self._window, self._learned)
-        if self._signalled or not (first or stalls or self._rows >= self._batch_rows):
+        full = any(rows < limit <= self._rows for limit in (self._batch_rows, GROWN * self._batch_rows))
+        stalls = any(unacked < limit <= self._unacked for limit in (self._window // 2, self._window))
+        if self._signalled or not (first or full or stalls or self._unacked == self._learned):
             return False
         self._signalled = True
         return True
@@ -206,12 +222,13 @@ class Pipeline:
 
     def _wait_s(self) -> float:
         """How long what waits may wait on. Needs the lock."""
-        if not self.counts.batches or self._urgent or self._stop.is_set() or self._rows >= self._batch_rows:
-            return 0.0
-        if self._unacked == self._learned:
+        if not self.counts.batches or self._urgent or self._stop.is_set() or self._unacked == self._learned:
             return 0.0
         assert self._loop is not None
         now_s = self._loop.time()
+        if self._rows >= self._batch_rows:
+            grown = self._rows >= GROWN * self._batch_rows or self._unacked >= self._window // 2
+            return 0.0 if grown or not self._remote else self._arrived_s + PAUSE_S - now_s
         oldest_s = min(queue[0].since_s for queue in (self._local, self._remote) if queue)
         wait_s = oldest_s + self._flush_interval_s - now_s
         if self._unacked >= self._window:
@@ -227,19 +244,20 @@ class Pipeline:
         rows = 0
         with self._room:
             for queue in (self._local, self._remote):
-                while queue and rows < self._batch_rows:
+                while queue and rows < LARGEST * self._batch_rows:
                     batch.append(queue.popleft())
-                    rows += _rows(batch[-1].message)
+                    rows += batch[-1].rows
+                    self._waiting -= len(batch[-1].messages) if queue is self._remote else 0
             self._rows -= rows
             self._writing = batch
             self._room.notify_all()
-        judged = [item._replace(message=self._judge.message(item.message)) for item in batch]
+        judged = [item._replace(messages=[self._judge.message(each) for each in item.messages]) for item in batch]
         self._writing = judged
         return judged
 
     async def _commit(self, batch: list[Item]) -> bool:
         """Write a batch, again and again until it is on disk; False if stopped before that."""
-        messages = [item.message for item in batch]
+        messages = [message for item in batch for message in item.messages]
         delay_s = RETRY_FIRST_S
         while True:
             try:
@@ -248,7 +266,8 @@ class Pipeline:
             except StoreError as error:
                 self._failed(str(error))
             if self._stop.is_set():
-                self.counts.dropped += sum(item.done is None for item in (*batch, *self._local, *self._remote))
+                left = (*batch, *self._local, *self._remote)
+                self.counts.dropped += sum(len(item.messages) for item in left if item.done is None)
                 return False
             await self._stopped_within(delay_s)  # a last try follows where it stopped
             delay_s = min(delay_s * 2, RETRY_LAST_S)
@@ -268,7 +287,7 @@ class Pipeline:
         for item in batch:
             if item.done is not None:
                 item.done()
-                acknowledged += 1
+                acknowledged += len(item.messages)
         with self._room:
             self._unacked -= acknowledged
         self._writing = ()

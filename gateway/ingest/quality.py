@@ -5,6 +5,7 @@ verdict wins, the driver's own included. Bounds marked † are engineering judge
 come from the data sheets of SCD30 and BMP280.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -82,6 +83,20 @@ class State(NamedTuple):
     since_s: float | None = None
 
 
+class Calm(NamedTuple):
+    """Limits for a quick look: what lies within all of them gets no objection from `judge`. `drift` is how far a value
+    may be from its anchor in the first minute, `rate` in each later one."""
+
+    low: float
+    high: float
+    spike: float
+    drift: float
+    rate: float
+    frozen_after: float
+    frozen_exactly: bool
+    warm_up_s: float
+
+
 class Verdict(NamedTuple):
     """The judged value (clamped where it had to be), and how far to believe it."""
 
@@ -133,9 +148,55 @@ def judge(limits: Limits, quantity: Quantity, state: State | None, reading: Read
     return verdict, state
 
 
+def calm_of(limits: Limits, quantity: Quantity) -> Calm:
+    """What is neither impossible nor unusual, neither a jump nor a rush, and has not stood still for too long."""
+    low = limits.low if limits.usual_low is None else max(limits.low, limits.usual_low)
+    high = limits.high if limits.usual_high is None else min(limits.high, limits.usual_high)
+    if quantity is Quantity.CO2:  # its own ends are bad
+        low, high = max(low, math.nextafter(0, 1)), min(high, math.nextafter(limits.high, 0))
+    rate = limits.rate or math.inf
+    still = (limits.frozen_after or math.inf, limits.frozen_exactly)
+    return Calm(low, high, limits.spike or math.inf, rate * RATE_OVER_S / 60, rate, *still, limits.warm_up_s)
+
+
+def unremarkable(calm: Calm, state: State, value: float, now_s: float) -> State | None:
+    """What `judge` would make of the state where it has no objection at all, as nearly always; None: ask it."""
+    low, high, spike, drift, rate, frozen_after, frozen_exactly, warm_up_s = calm
+    last_s, last, accepted, _, anchor, anchor_s, _, same, since_s = state
+    if not low <= value <= high or now_s <= last_s or abs(value - accepted) > spike:
+        return None
+    same = same + 1 if value == last else 1
+    if same >= frozen_after and (frozen_exactly or round(value, 2) != value):
+        return None
+    if since_s is not None and now_s - since_s < warm_up_s:
+        return None
+    over_s, moved = now_s - anchor_s, abs(value - anchor)
+    if over_s < RATE_OVER_S:
+        if moved > drift:
+            return None
+    elif moved > rate * over_s / 60:
+        return None
+    else:
+        anchor, anchor_s = value, now_s
+    return State(now_s, value, value, now_s, anchor, anchor_s, None, same, since_s)
+
+
 def mark(reading: Reading, quality: Quality, reason: Reason) -> Reading:
     """The reading, believed no further than `quality`; what was worse already stays."""
-    return replace(reading, quality=quality, reason=reason) if quality > reading.quality else reading
+    return reading._replace(quality=quality, reason=reason) if quality > reading.quality else reading
+
+
+@dataclass(slots=True)
+class _Series:
+    limits: Limits
+    calm: Calm
+    state: State | None = None
+
+    def passes(self, value: float, now_s: float) -> bool:
+        """Whether there is no objection at a quick look; the value then is part of the history."""
+        state = None if self.state is None else unremarkable(self.calm, self.state, value, now_s)
+        self.state = self.state if state is None else state
+        return state is not None
 
 
 class Judge:
@@ -148,7 +209,7 @@ class Judge:
     ) -> None:
         self._channel_of = channel_of
         self._limit = limit
-        self._series: OrderedDict[tuple[str, str, str], tuple[Limits, State | None]] = OrderedDict()
+        self._series: OrderedDict[tuple[str, str, str], _Series] = OrderedDict()
         self._restarted: dict[tuple[str, str], float] = {}
         self._doubts: dict[tuple[str, str, str], dict[Reason, Doubt]] = {}
 
@@ -165,17 +226,29 @@ class Judge:
 
     def message(self, message: Message) -> Message:
         """The message with every reading judged; the same object where all of it is as it was said."""
-        judged = tuple([self._reading(reading) for reading in message.readings])
-        if all(new is old for new, old in zip(judged, message.readings, strict=True)):
-            return message
-        return replace(message, readings=judged)
+        judged, changed = [], False
+        time, now_s = None, 0.0
+        for reading in message.readings:
+            key, value = reading[:3], reading.value
+            if reading.time is not time:
+                time, now_s = reading.time, reading.time.timestamp()
+            known = None if key in self._doubts else self._series.get(key)
+            if known is not None and value is not None and known.passes(value, now_s):
+                judged.append(reading)
+            else:
+                judged.append(self._reading(reading))
+                changed = changed or judged[-1] is not reading
+        return message._replace(readings=tuple(judged)) if changed else message
 
     def _reading(self, reading: Reading) -> Reading:
-        key = (reading.device, reading.sensor, reading.metric)
+        key = reading[:3]
         known = self._series.get(key)
         if known is None:
-            known = (limits_of(reading.quantity, self._channel_of(*key)), None)
-        limits, before = known
+            limits = limits_of(reading.quantity, self._channel_of(*key))
+            known = self._series[key] = _Series(limits, calm_of(limits, reading.quantity))
+            if len(self._series) > self._limit:
+                self._series.popitem(last=False)
+        limits, before = known.limits, known.state
         doubts = self._doubted(key, reading) if self._doubts else ()
         if before is not None and any(before.last_s < doubt.from_s for doubt in doubts):
             before = None
@@ -185,12 +258,10 @@ class Judge:
             verdict = _worst(reading, verdict, _history(limits, state, state.last, state.last_s))
         if doubts:
             verdict = _worst(reading, verdict, *(Verdict(verdict.value, d.quality, d.reason) for d in doubts))
-        self._series[key] = (limits, state)
-        if before is None and len(self._series) > self._limit:
-            self._series.popitem(last=False)
+        known.state = state
         if verdict == (reading.value, reading.quality, reading.reason):
             return reading
-        return replace(reading, value=verdict.value, quality=verdict.quality, reason=verdict.reason)
+        return reading._replace(value=verdict.value, quality=verdict.quality, reason=verdict.reason)
 
     def _doubted(self, key: tuple[str, str, str], reading: Reading) -> Sequence[Doubt]:
         now_s = reading.time.timestamp()

@@ -109,7 +109,7 @@ class SerialNodes:
         self._pipeline, self._hooks, self._clock = pipeline, hooks, clock
         self.counts = SerialCounts()
         self.connected = asyncio.Event()
-        self._acks, self._dating = Acks(hooks.node_key), Dating()
+        self._acks, self._dating = Acks(hooks.node_key), Dating(on_known=hooks.on_boot_known)
         self._devices: OrderedDict[str, None] = OrderedDict()
         self._outbox: OrderedDict[str, bytes] = OrderedDict()  # by topic: only the newest acknowledgement matters
         self._results: dict[tuple[str, str], asyncio.Future[tuple[bool, Any]]] = {}

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from drivers.model import Quality, Reason
+from gateway.clock import AHEAD_S
 from gateway.ingest.units import MetricError, conversion, metric
 from gateway.reading import Delivery, Message, Reading
 
@@ -24,7 +25,6 @@ METRIC_LIMIT = 64
 TEXT_LIMIT = 200
 MAC_DIGITS = 32
 SEQ_LIMIT = 2**53
-AHEAD_S = 300.0  # no timestamp from further in the future is believed
 EARLIEST_S = datetime(
     2024, 1, 1, tzinfo=UTC
 ).timestamp()  # no timestamp from before is: the sender's clock was never set
@@ -32,6 +32,8 @@ LATEST_S = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 MILLISECONDS_FROM = 1e11  # as seconds this is the year 5138, as milliseconds 1973
 
 ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_JSON = json.JSONDecoder()
+_FINE = (Quality.GOOD, Reason.NONE)
 
 SUBSCRIPTIONS = (
     "devices/+/sensors/+/data",
@@ -134,7 +136,7 @@ def decode_data(topic: str, payload: bytes, received: datetime, trusted: bool = 
     time, timed = _time(body, received, trusted, problems)
     quality, reason = _doubt(body, delivery, uptime_ms, timed, trusted)
     readings: list[Reading] = []
-    taken: set[str] = set()
+    renamed = False
     for name, raw in _values(topic, sensor, body, delivery, problems).items():
         try:
             known = metric(name)
@@ -142,10 +144,10 @@ def decode_data(topic: str, payload: bytes, received: datetime, trusted: bool = 
         except (MetricError, LookupError, TypeError) as refusal:
             problems.append(f"metric {clean(name, 64)!r}: {refusal}")
             continue
-        if known.name in taken:
+        renamed = renamed or known.name != name  # two names of one metric: one of them at least is not its own
+        if renamed and any(known.name == reading.metric for reading in readings):
             problems.append(f"metric {clean(name, 64)!r}: {known.name} was given twice in one message")
             continue
-        taken.add(known.name)
         if value is None:
             worst = (None, time, received, Quality.BAD, Reason.NOT_A_NUMBER)
             readings.append(Reading(device, sensor, known.name, known.quantity, *worst))
@@ -265,11 +267,14 @@ def _object(topic: str, payload: bytes) -> dict[str, Any]:
     if len(payload) > PAYLOAD_LIMIT:
         raise WireError(topic, f"a payload has at most {PAYLOAD_LIMIT} bytes", len(payload))
     try:
-        body = json.loads(payload.decode())
+        text = payload.decode().strip(" \t\r\n")
+        body, end = _JSON.raw_decode(text)  # json.loads looks twice for space and for other encodings
     except RecursionError:
         raise WireError(topic, "a payload is not nested that deeply") from None
     except ValueError as error:
         raise WireError(topic, f"a payload is JSON in UTF-8 ({clean(str(error), 80)})") from None
+    if end != len(text):
+        raise WireError(topic, "a payload is JSON in UTF-8 and nothing after it", text[end : end + 40])
     if type(body) is not dict:
         raise WireError(topic, "a payload is one JSON object", body)
     return body
@@ -319,10 +324,10 @@ def _doubt(
 ) -> tuple[Quality, Reason]:
     """How far the time may be believed: a live sender without any clock is dated well enough by its arrival."""
     if timed:
-        return Quality.GOOD, Reason.NONE
+        return _FINE
     if delivery is not None or uptime_ms is not None or body.get("timestamp") is not None:
         return Quality.UNCERTAIN, Reason.TIME_UNKNOWN
-    return (Quality.GOOD, Reason.NONE) if trusted else (Quality.UNCERTAIN, Reason.CLOCK_UNTRUSTED)
+    return _FINE if trusted else (Quality.UNCERTAIN, Reason.CLOCK_UNTRUSTED)
 
 
 def _values(

@@ -108,6 +108,11 @@ class Registry:
             entry.said.status = device.status
             self._entries[device.device_id] = entry
 
+    async def learn_of_others(self) -> None:
+        """Devices that are in the store since an import."""
+        for device in await queries.devices(self._store):
+            self._entries.setdefault(device.device_id, _Entry(device, last_seen=device.last_seen))
+
     def devices(self) -> list[Device]:
         """Every device by id, with its status and last_seen as of now."""
         return [self.device(device_id) for device_id in sorted(self._entries)]
@@ -178,18 +183,27 @@ class Registry:
 
     def seen(self, readings: Sequence[Reading]) -> None:
         """Readings that were committed just now: who was heard, and how often each speaks."""
+        spoke: dict[str, _Entry] = {}
+        time, place = None, ("", "")
         for reading in readings:
+            if reading.time is time and reading[:2] == place:
+                continue  # of the same message
+            time, place = reading.time, reading[:2]
             entry = self._entries.get(reading.device)
             if entry is None:
                 device = Device(reading.device, source="mqtt", first_seen=reading.received)
                 entry = self._entries[reading.device] = _Entry(device, unsaved=True)
             before = entry.times.get(reading.sensor)
-            if before is None or reading.time > before:
-                entry.times[reading.sensor] = reading.time
+            if before is None or time > before:
+                entry.times[reading.sensor] = time
                 if before is not None:
-                    self._learn(entry, reading.sensor, (reading.time - before).total_seconds())
+                    recent = entry.gaps.setdefault(reading.sensor, deque(maxlen=LEARN_FROM))
+                    recent.append((time - before).total_seconds())
+                    spoke[reading.device] = entry
             if entry.last_seen is None or reading.received > entry.last_seen:
                 self._hear(entry, reading.received)
+        for entry in spoke.values():
+            self._learn(entry)
 
     async def flush(self) -> None:
         """Write down what changed: new devices, status, and last_seen where it is older than WRITE_EVERY."""
@@ -330,13 +344,13 @@ class Registry:
         if entry.offline_since is not None and received > entry.offline_since:
             entry.offline_since, entry.online_since = None, received
 
-    def _learn(self, entry: _Entry, sensor: str, interval_s: float) -> None:
-        recent = entry.gaps.setdefault(sensor, deque(maxlen=LEARN_FROM))
-        recent.append(interval_s)
-        if len(recent) >= 3:
+    def _learn(self, entry: _Entry) -> None:
+        """Take the newest gaps between its messages into account."""
+        learned = [median(recent) for recent in entry.gaps.values() if len(recent) >= 3]
+        if learned:
             # The most talkative sensor decides: as long as it speaks, the device is heard.
             before_s = entry.interval_s
-            entry.learned_s = min(median(each) for each in entry.gaps.values() if len(each) >= 3)
+            entry.learned_s = min(learned)
             if entry.interval_s < before_s / 2:  # it will be late sooner than was thought
                 self._look(entry)
 

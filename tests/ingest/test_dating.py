@@ -95,3 +95,12 @@ def test_no_delay_ever_dates_a_measurement_before_it_was_made(pairs: list[tuple[
     for uptime_s, delay_s in sorted(pairs, key=sum):
         boot = observe(boot, uptime_s, uptime_s + delay_s)
         assert boot.best_s >= -1e-6
+
+
+def test_it_is_told_once_that_a_boot_became_known() -> None:
+    start = datetime(2026, 11, 20, tzinfo=UTC)
+    told: list[tuple[str, str, datetime]] = []
+    dating = Dating(on_known=lambda *known: told.append(known))
+    for uptime_s, arrival_s in ((10, 60), (70, 70), (75, 75), (80, 80)):
+        dating.seen("node", "1-a", uptime_s * 1000, start + timedelta(seconds=arrival_s))
+    assert told == [("node", "1-a", start)]

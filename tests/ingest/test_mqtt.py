@@ -320,10 +320,10 @@ async def test_a_broker_that_dies_is_found_again_and_old_packet_ids_are_never_us
         await store.until(lambda: len(store.messages) == 4)
         sent: list[int] = []
         mqtt._client.acknowledge = sent.extend  # type: ignore[method-assign]
-        mqtt._acknowledge(generation, 1)
+        mqtt._acknowledge(generation, (1,))
         mqtt._send_pubacks()
         assert sent == []
-        mqtt._acknowledge(mqtt._generation, 1)
+        mqtt._acknowledge(mqtt._generation, (1,))
         mqtt._send_pubacks()
         assert sent == [1]
 

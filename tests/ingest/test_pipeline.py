@@ -86,6 +86,85 @@ def test_a_stalled_sender_is_served_after_a_moment_and_at_once_when_its_window_i
     run_virtual(main())
 
 
+def test_a_full_batch_grows_while_senders_go_on_speaking_and_ends_with_their_pause() -> None:
+    async def main() -> None:
+        loop, store = asyncio.get_running_loop(), MemoryStore()
+        async with Pipeline(store.append, batch_rows=10, window=1000) as pipeline:
+            pipeline.offer(message(1), lambda: None)
+            await store.until(lambda: len(store.batches) == 1)
+            for seq in range(2, 26):  # one each 5 ms: never a pause of 10
+                pipeline.offer(message(seq), lambda: None)
+                await asyncio.sleep(0.005)
+            assert store.batches == [1]
+            began_s = loop.time()
+            await store.until(lambda: len(store.batches) == 2)
+            assert 0 < loop.time() - began_s < 0.01
+            assert store.batches == [1, 24]
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(("window", "grown"), [(1000, 30), (36, 18)])
+def test_a_batch_does_not_grow_beyond_its_bound_or_half_a_window(window: int, grown: int) -> None:
+    async def main() -> None:
+        loop, store = asyncio.get_running_loop(), MemoryStore()
+        async with Pipeline(store.append, batch_rows=10, window=window) as pipeline:
+            pipeline.offer(message(1), lambda: None)
+            await store.until(lambda: len(store.batches) == 1)
+            for seq in range(2, 2 + grown):
+                pipeline.offer(message(seq), lambda: None)
+                if seq in {3, 12}:
+                    await settled(pipeline)  # it has looked, and waits for more
+            await store.until(lambda: len(store.batches) == 2)
+            assert (store.batches, loop.time()) == ([1, grown], pytest.approx(0))
+
+    run_virtual(main())
+
+
+def test_a_window_is_counted_in_messages_however_they_come() -> None:
+    async def main() -> None:
+        loop, store = asyncio.get_running_loop(), MemoryStore()
+        async with Pipeline(store.append, window=20) as pipeline:
+            pipeline.offer(message(1), lambda: None)
+            await store.until(lambda: len(store.batches) == 1)
+            for number in range(1, 4):
+                await settled(pipeline)
+                began_s, first = loop.time(), 20 * number
+                for part in (range(first, first + 8), range(first + 8, first + 19), range(first + 19, first + 20)):
+                    pipeline.offer_all([message(seq) for seq in part], lambda: None)
+                    await settled(pipeline)
+                await store.until(lambda number=number: len(store.batches) == 1 + number)  # type: ignore[misc]
+                assert loop.time() - began_s == pytest.approx(0.1 if number == 1 else 0)  # then it is learned
+            assert store.batches == [1, 20, 20, 20]
+
+    run_virtual(main())
+
+
+def test_what_came_together_is_written_together_and_acknowledged_once() -> None:
+    async def main() -> None:
+        loop, store, done = asyncio.get_running_loop(), MemoryStore(), []
+        async with Pipeline(store.append, batch_rows=5, window=1000) as pipeline:
+            pipeline.offer(message(1), lambda: done.append("first"))
+            await store.until(lambda: len(store.batches) == 1)
+            await settled(pipeline)
+            store.gate.clear()
+            assert pipeline.offer_all([message(seq) for seq in range(2, 102)], lambda: done.append("all"))
+            pipeline.offer(message(102), lambda: done.append("last"))
+            assert pipeline.pending == 101
+            await store.until(lambda: store.tries == 2)
+            assert (done, pipeline.pending) == (["first"], 101)
+            await asyncio.sleep(2)
+            assert pipeline.lag_s == pytest.approx(2)
+            store.gate.set()
+            await pipeline.flush()
+            await settled(pipeline)
+            assert done == ["first", "all", "last"]
+            assert (store.batches[:2], pipeline.pending, pipeline.counts.stored) == ([1, 100], 0, 102)
+            assert loop.time() == pytest.approx(2)
+
+    run_virtual(main())
+
+
 def test_a_few_messages_are_no_stall() -> None:
     async def main() -> None:
         loop, store = asyncio.get_running_loop(), MemoryStore()

@@ -1,12 +1,16 @@
 """The verdicts of facts and data sheets on single series, and that keeping state costs no one anything."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from drivers.model import Channel, Quality, Quantity, Reason
-from gateway.ingest.quality import DEFAULTS, Judge, mark
+from drivers.testing.recording import Recording
+from gateway.ingest.quality import DEFAULTS, Judge, Limits, calm_of, judge, limits_of, mark, unremarkable
 from gateway.reading import Message, Reading
 
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -167,3 +171,68 @@ def test_marking_only_makes_worse() -> None:
     bad = mark(good, Quality.BAD, Reason.FROZEN)
     assert mark(bad, Quality.UNCERTAIN, Reason.CLOCK_UNTRUSTED) is bad
     assert mark(good, Quality.UNCERTAIN, Reason.CLOCK_UNTRUSTED).reason is Reason.CLOCK_UNTRUSTED
+
+
+USUAL = {
+    Quantity.CO2: 640.0,
+    Quantity.TEMPERATURE: 21.5,
+    Quantity.HUMIDITY: 43.25,
+    Quantity.PRESSURE: 1001.0,
+    Quantity.COUNT: 7.0,
+}
+
+
+@st.composite
+def series(draw: st.DrawFn) -> tuple[Quantity, Limits, list[tuple[float, float]]]:
+    """A quantity, limits, and (seconds, value) of a series that keeps to its bounds, grazes them and breaks them."""
+    quantity = draw(st.sampled_from(list(USUAL)))
+    limits = limits_of(quantity, None)
+    if draw(st.booleans()):
+        usual = (limits.low, limits.high) if draw(st.booleans()) else (None, None)
+        channel = Channel(quantity, limits.low, limits.high, *usual, 10, draw(st.sampled_from([0.0, 100.0])))
+        limits = limits_of(quantity, channel)
+    limits = replace(limits, frozen_after=draw(st.sampled_from([0, 3])))
+    bounds = [limits.low, limits.high, limits.usual_low, limits.usual_high, limits.high + limits.clamp]
+    change = st.sampled_from([0.0, 0.0, 0.003, limits.rate, limits.spike]).flatmap(
+        lambda size: st.sampled_from([size, -size, 0.999 * size, 1.001 * size, -1.5 * size])
+    )
+    at_s, value = 0.0, draw(st.sampled_from([USUAL[quantity], limits.low + limits.rate, limits.high - limits.rate]))
+    found = [(at_s, value)]
+    for step_s in draw(st.lists(st.sampled_from([0, 1, 2, 2, 4, 20, 59, 60, 61, 300, 700]), max_size=15)):
+        at_s, value = at_s + step_s, value + draw(change)
+        odd = draw(st.integers(0, 15))
+        found.append((at_s, (bounds[odd] or 0.0) if odd < len(bounds) else value))
+    return quantity, limits, found
+
+
+@settings(max_examples=1500, deadline=None)
+@given(series(), st.booleans())
+def test_a_quick_look_finds_what_the_judge_finds(
+    given: tuple[Quantity, Limits, list[tuple[float, float]]], started: bool
+) -> None:
+    quantity, limits, steps = given
+    calm, state = calm_of(limits, quantity), None
+    for at_s, value in steps:
+        said = reading(value, at_s, quantity)
+        verdict, after = judge(limits, quantity, state, said)
+        quick = None if state is None else unremarkable(calm, state, value, said.time.timestamp())
+        if quick is not None:
+            assert (verdict, after) == ((value, Quality.GOOD, Reason.NONE), quick)
+        if state is None and after is not None and started:
+            after = after._replace(since_s=START.timestamp())
+        state = after
+
+
+@pytest.mark.parametrize("name", ["living-room", "plant-room", "station"])
+def test_a_quick_look_is_nearly_always_enough(name: str) -> None:
+    usual = seen = 0
+    for quantity, metric in ((Quantity.CO2, "co2"), (Quantity.TEMPERATURE, "temperature")):
+        limits, state = limits_of(quantity, None), None
+        for row in Recording.load(name).rows():
+            if (value := getattr(row, metric)) is None:
+                continue
+            said = reading(value, row.offset_s, quantity)
+            quick = state and unremarkable(calm_of(limits, quantity), state, value, said.time.timestamp())
+            usual, seen = usual + (quick is not None), seen + 1
+            state = judge(limits, quantity, state, said)[1]
+    assert usual > 0.9 * seen > 0

@@ -342,3 +342,23 @@ def test_commands_and_results_come_back_as_they_were_sent() -> None:
     assert wire.decode_result(topic, wire.encode_result({"n": 1})) == (True, {"n": 1})
     assert wire.decode_result(topic, wire.encode_result(error="no such command")) == (False, "no such command")
     assert wire.route(topic) == wire.Route(wire.Kind.RESULT, "a", "c1")
+
+
+@pytest.mark.parametrize("names", [("co2", "carbon_dioxide"), ("carbon_dioxide", "co2"), ("CO2", "Co2")])
+def test_of_two_names_of_one_metric_the_first_usable_one_counts(names: tuple[str, str]) -> None:
+    message, problems = decode({"value": {"humidity": 40, **dict(zip(names, (700, 800), strict=True))}})
+    assert [(r.metric, r.value) for r in message.readings] == [("humidity", 40.0), ("co2", 700.0)]
+    assert len(problems) == 1
+    assert "given twice" in problems[0]
+    message, problems = decode({"value": dict(zip(names, ("none", 800), strict=True))})
+    assert [r.value for r in message.readings] == [800.0]
+    assert len(problems) == 1
+
+
+def test_space_around_a_payload_is_fine_and_anything_else_is_not() -> None:
+    body = b'{"value": {"co2": 700}}'
+    for payload in (b" \r\n\t" + body, body + b"\n \t\r"):
+        assert wire.decode_data(TOPIC, payload, NOW).message.readings[0].value == 700
+    for payload in (body + b"{}", body + b",", b"\xef\xbb\xbf" + body, "\u00a0".encode() + body, body + b"\x0b", b""):
+        with pytest.raises(WireError, match="JSON in UTF-8"):
+            wire.decode_data(TOPIC, payload, NOW)

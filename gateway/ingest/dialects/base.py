@@ -17,8 +17,9 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any, NamedTuple
 
 from drivers.model import Quality, Quantity, Reason
+from gateway.clock import AHEAD_S
 from gateway.ingest.units import conversion
-from gateway.ingest.wire import AHEAD_S, EARLIEST_S, ID, LATEST_S, PAYLOAD_LIMIT, WireError, clean
+from gateway.ingest.wire import EARLIEST_S, ID, LATEST_S, PAYLOAD_LIMIT, WireError, clean
 from gateway.reading import Message, Reading
 
 MEMORY_LIMIT = 4096

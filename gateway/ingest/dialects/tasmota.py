@@ -11,6 +11,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any, NamedTuple
 
 from drivers.model import Quality, Quantity, Reason
+from gateway.clock import AHEAD_S
 from gateway.ingest.dialects.base import (
     Context,
     Decoded,
@@ -35,7 +36,7 @@ from gateway.ingest.dialects.base import (
     text,
     word,
 )
-from gateway.ingest.wire import AHEAD_S, METRIC_LIMIT, WireError, clean
+from gateway.ingest.wire import METRIC_LIMIT, WireError, clean
 from gateway.reading import Message, Reading
 
 NAME = "tasmota"
