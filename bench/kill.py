@@ -38,6 +38,7 @@ from gateway.control import NodeAdd
 from gateway.nodes import simulated
 from gateway.nodes.simulated import SimulatedNode
 from gateway.store.db import Store
+from gateway.store.segments.view import HOT
 
 DRAIN_WITHIN_S = 40.0
 FLUSH_INTERVALS_S = (0.002, 0.002, 0.02, 0.1)  # most rounds commit without a pause, so that kills hit a commit
@@ -59,10 +60,12 @@ sys.exit(main())
 Row = tuple[str, str | None, int | None, str, str, int | None, float]
 """Device, boot, number, sensor, metric, time in ms (None where the sender has no clock), value."""
 
+Stored = tuple[str, str, str, int | None, float]
+"""What of a Row the store keeps: device, sensor, metric, time, value. A node's values follow from its numbers."""
+
 STORED = """
-    select n.device_id, b.boot, r.seq, n.sensor, s.metric, epoch_ms(r.ts), r.value
-    from reading r join series s using (series_id) join sensor n using (sensor_id)
-    left join boot b on b.boot_ref = r.boot_ref and b.device_id = n.device_id
+    select n.device_id, n.sensor, s.metric, epoch_ms(r.ts), r.value
+    from {raw} r join series s using (series_id) join sensor n using (sensor_id)
 """
 MARKS = """
     select b.device_id, b.boot, d.mark, coalesce(d.above, '') from boot b left join delivery d using (boot_ref)
@@ -323,11 +326,16 @@ async def playing(
     outcome.seconds = time.monotonic() - began_s
 
 
+async def _stored(store: Store) -> list[Stored]:
+    """Every reading, sealed or not."""
+    return await store.ask(lambda view: view.db.execute(STORED.format(raw=view.raw())).fetchall())
+
+
 def _minimal_stored(folder: Path) -> int:
-    """How many minimal messages are on disk; only while no gateway runs."""
+    """How many minimal messages lie in the hot file; only while no gateway runs."""
     with duckdb.connect(str(folder / "data" / "hot.duckdb"), read_only=True) as db:
         row = db.execute(
-            "select count(distinct r.value) from reading r join series s using (series_id) join sensor n "
+            f"select count(distinct r.value) from {HOT} r join series s using (series_id) join sensor n "
             "using (sensor_id) where s.metric = 'count' and n.device_id like 'sender-%'"
         ).fetchone()
     return int(row[0]) if row else 0
@@ -338,19 +346,22 @@ async def check(folder: Path, outcome: Outcome, nodes: Sequence[CountingNode], m
     async with Store(folder / "data") as store:
         if store.lost_batches is not None:
             outcome.faults.append(f"lost batches {store.lost_batches}")
-    with duckdb.connect(str(folder / "data" / "hot.duckdb"), read_only=True) as db:
-        stored: list[Row] = db.execute(STORED).fetchall()
-        marks = {(device, boot): (mark, above) for device, boot, mark, above in db.execute(MARKS).fetchall()}
-        outcome.faults += [text for (text,) in db.execute(TROUBLE).fetchall()]
-    expected = {row for node in nodes for row in node.rows()} | minimal
-    clockless = {row[0] for row in expected if row[5] is None}
-    found = Counter((*row[:5], None if row[0] in clockless else row[5], row[6]) for row in stored)
-    doubles = sorted((row for row, count in found.items() if count > 1), key=repr)
-    outcome.doubles = sum(row[0] in clockless and row[1] is None for row in doubles)
+        stored = await _stored(store)
+        found_marks = await store.read(lambda db: db.execute(MARKS).fetchall())
+        marks = {(device, boot): (mark, above) for device, boot, mark, above in found_marks}
+        trouble = await store.read(lambda db: db.execute(TROUBLE).fetchall())
+        outcome.faults += [text for (text,) in trouble]
+    sent = {row for node in nodes for row in node.rows()} | minimal
+    clockless = {row[0] for row in sent if row[5] is None}
+    untimed = {row[0] for row in sent if row[5] is None and row[1] is None}
+    expected = {(row[0], *row[3:]) for row in sent}
+    found = Counter((*row[:3], None if row[0] in clockless else row[3], row[4]) for row in stored)
+    doubles = {row for row, count in found.items() if count > 1}
+    outcome.doubles = sum(row[0] in untimed for row in doubles)
     for what, rows in (
         ("lost", expected - found.keys()),
         ("never sent", found.keys() - expected),
-        ("stored twice", {row for row in doubles if row[0] not in clockless or row[1] is not None}),
+        ("stored twice", {row for row in doubles if row[0] not in untimed}),
     ):
         if rows:
             outcome.faults.append(f"{len(rows)} readings {what}, such as {sorted(rows, key=repr)[:3]}")

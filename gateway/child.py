@@ -1,4 +1,4 @@
-"""Start a program that dies with its parent: `python -m gateway.broker.child PARENT_PID PROGRAM ARGUMENTS…`.
+"""Start a program that dies with its parent: `python -m gateway.child PARENT_PID PROGRAM ARGUMENTS…`.
 
 The kernel's parent-death signal (prctl(2), PR_SET_PDEATHSIG) survives exec but not a change of user. It is set here, in
 the child, because code between fork and exec may deadlock in a process with threads.
@@ -23,7 +23,7 @@ def die_with_parent(parent: int) -> None:
 
 def command(*program: str) -> tuple[str, ...]:
     """The command line that runs `program` so; for use by the process that becomes the parent."""
-    return (sys.executable, "-m", "gateway.broker.child", str(os.getpid()), *program)
+    return (sys.executable, "-m", "gateway.child", str(os.getpid()), *program)
 
 
 if __name__ == "__main__":

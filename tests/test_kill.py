@@ -42,10 +42,10 @@ async def test_the_judge_finds_nothing_where_all_is_well(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ("delete from reading where seq = 7", "lost"),
-        ("insert into reading select * from reading where seq = 7", "stored twice"),
-        ("update reading set value = value + 1 where seq = 7", "never sent"),
-        ("update reading set ts = ts + interval 1 second where seq = 7", "never sent"),
+        ("delete from dated where value in (select max(value) from dated)", "lost"),
+        ("insert into dated select * from dated where ts = (select min(ts) from dated)", "stored twice"),
+        ("update dated set value = value + 1000 where ts = (select min(ts) from dated)", "never sent"),
+        ("update dated set ts = ts + interval 1 day where ts = (select min(ts) from dated)", "never sent"),
         ("update delivery set mark = 19", "marks are"),
         ("insert into gap values (1, 3, 4)", "gap in boot"),
         ("insert into event values (now(), 'store_loss', '', 'batches', '{}')", "store_loss"),
@@ -61,7 +61,7 @@ async def test_a_minimal_reading_may_be_there_twice_only_without_a_time(tmp_path
         rows: set[Row] = {("sender-0", None, None, "meter", "count", 1_800_000_000_000 if timed else None, 7.0)}
         folder = tmp_path / str(timed)
         await store(folder, rows)
-        tamper(folder, "insert into reading select * from reading")
+        tamper(folder, "insert into dated select * from dated")
         outcome = Outcome("", 0, 1)
         await kill.check(folder, outcome, [], rows)
         assert (bool(outcome.faults), outcome.doubles) == (timed, 0 if timed else 1)

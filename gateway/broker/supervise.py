@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gateway.broker.child import command
+from gateway.child import command
 from gateway.broker.errors import BrokerError
 
 log = logging.getLogger(__name__)

@@ -1,30 +1,36 @@
 """One batch on its way to disk: a working copy of what is known, adopted only after its COMMIT."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from operator import sub
 
 import duckdb
 
 from drivers.model import Quality, Reason
 from gateway.reading import Delivery, Message, Reading
 from gateway.store import codes, delivery, views
+from gateway.store.codes import LAG_LIMIT_MS, UNDATED
 from gateway.store.delivery import DeliveryState
-from gateway.store.known import Boot, BootKey, Known, SeriesKey
+from gateway.store.known import AHEAD_MS, Boot, BootKey, Known, SeriesKey, replaces
 from gateway.store.types import Commit, Gap, Sensor, Series
 
-Row = tuple[int, int, float | None]
-"""What tells one dated reading from another: series, time in ms, value."""
+Raw = Callable[[Collection[int], int, int], str]
+"""SQL of the stored readings (series_id, ts, value, quality) of these series from a time on and before another, in
+milliseconds, to stand after FROM; what does not fit may be in it too."""
 
-INSERT_READINGS = """
+
+Row = tuple[int, int, float | None, int, int, int | None, int | None, int | None]
+"""What becomes a row: time in ms, series, value, quality, received in ms, boot, seq, uptime in ms."""
+
+# A column goes to DuckDB as one text that it parses itself, outside of Python's lock: as a list parameter each element
+# costs a microsecond.
+INSERT_DATED = """
+    insert into dated select make_timestamp_ms(unnest($1::BIGINT[])), unnest($2::INTEGER[]), unnest($3::DOUBLE[]),
+        unnest($4::UTINYINT[]), unnest($5::INTEGER[]), $6::INTEGER
+"""
+INSERT_UNDATED = """
     insert into reading select make_timestamp_ms(unnest($1::BIGINT[])), unnest($2::INTEGER[]), unnest($3::DOUBLE[]),
         unnest($4::UTINYINT[]), make_timestamp_ms(unnest($5::BIGINT[])), unnest($6::INTEGER[]), unnest($7::BIGINT[]),
         unnest($8::BIGINT[]), $9::BIGINT
-"""
-# Most rows of wired sensors and minimal senders: three lists fewer to carry over are a quarter of the time.
-INSERT_UNNUMBERED = """
-    insert into reading select make_timestamp_ms(unnest($1::BIGINT[])), unnest($2::INTEGER[]), unnest($3::DOUBLE[]),
-        unnest($4::UTINYINT[]), make_timestamp_ms(unnest($5::BIGINT[])), null, null, null, $6::BIGINT
 """
 INSERT_DELIVERY = """
     insert into delivery select unnest($1::INTEGER[]), unnest($2::BIGINT[]), unnest($3::VARCHAR[]),
@@ -38,33 +44,20 @@ DELETE_GAPS = """
 ALREADY_THERE = """
     select distinct c.i
     from (select unnest($1::INTEGER[]) i, unnest($2::INTEGER[]) s, unnest($3::BIGINT[]) t, unnest($4::DOUBLE[]) v) c
-    join reading r on r.series_id = c.s and r.ts = make_timestamp_ms(c.t)::TIMESTAMP_MS
+    join {raw} r on r.series_id = c.s and r.ts = make_timestamp_ms(c.t)::TIMESTAMP_MS
         and r.value is not distinct from c.v
     where r.ts between make_timestamp_ms($5::BIGINT)::TIMESTAMP_MS and make_timestamp_ms($6::BIGINT)::TIMESTAMP_MS
 """
 
 
-@dataclass(slots=True)
-class Columns:
-    """The rows of `reading`, as DuckDB wants them: by column."""
-
-    ts: list[int] = field(default_factory=list)
-    series_id: list[int] = field(default_factory=list)
-    value: list[float | None] = field(default_factory=list)
-    quality: list[int] = field(default_factory=list)
-    received: list[int] = field(default_factory=list)
-    boot_ref: list[int | None] = field(default_factory=list)
-    seq: list[int | None] = field(default_factory=list)
-    uptime_ms: list[int | None] = field(default_factory=list)
-
-
 class Batch:
-    """Rows, names and delivery states that one COMMIT makes true. `take` each message, `write`, COMMIT, `adopt`."""
+    """Rows, names and delivery states that one COMMIT makes true. `take` each message, `settle`, `write`, COMMIT,
+    `adopt`."""
 
     def __init__(self, known: Known) -> None:
         self._known = known
         self.number = known.batch + 1
-        self._columns = Columns()
+        self._rows: list[Row] = []
         self._fresh: list[Reading] = []
         self._newest: dict[int, tuple[int, Reading]] = {}
         self._duplicates = 0
@@ -74,64 +67,90 @@ class Batch:
         self._series: dict[SeriesKey, Series] = {}
         self._sensors: dict[tuple[str, str], Sensor] = {}
         self._devices: dict[str, int] = {}
-        self._dated: set[Row] = set()
+        self._dated: set[tuple[int, int, float | None]] = set()
+        self._suspects: list[int] = []
+        self._undated = False
 
     @property
     def is_empty(self) -> bool:
         """Nothing to write: all of it was there already."""
-        return not self._columns.ts and not self._moved()
+        return not self._rows and not self._moved()
 
     @property
     def new_names(self) -> bool:
         """A series appears for the first time, so views may have to change."""
         return bool(self._series)
 
-    def take(self, message: Message, stored: frozenset[Row] = frozenset()) -> None:
-        """Add what of a message is not on disk yet; `stored` are dated readings that are.
+    def take(self, message: Message) -> None:
+        """Add a message, unless its number or an equal dated reading is there already.
 
-        ValueError (nothing changed) where its numbering breaks the rules of `delivery.check`.
+        ValueError (nothing changed) where its numbering breaks the rules of `delivery.check`, or (the batch is spoilt)
+        where a time has no zone.
         """
+        device, _, readings, numbers, uptime_ms, timed = message
         boot_ref = seq = None
-        if message.delivery is not None:
-            if not self._receive(message.device, message.delivery):
-                self._duplicates += len(message.readings)
+        if numbers is not None:
+            if not self._receive(device, numbers):
+                self._duplicates += len(readings)
                 return
-            boot_ref, seq = self._refs[message.device, message.delivery.boot], message.delivery.seq
-        dated = message.timed and message.delivery is None
-        columns = self._columns
-        for given in message.readings:
-            reading = _finite(given)
-            series_id, ms = self._series_id(reading), codes.to_ms(reading.time)
+            boot_ref, seq = self._refs[device, numbers.boot], numbers.seq
+        dated = timed and numbers is None
+        known, rows = self._known, self._rows
+        time, ms, heard, heard_ms = None, 0, None, 0
+        for given in readings:
+            value = given.value
+            reading = given if value is None or value - value == 0.0 else _bad(given)
+            series_id = known.series_ids.get(reading[:4]) or self._new_series_id(reading)
+            if reading.time is not time:
+                time, ms = reading.time, codes.to_ms(reading.time)
             if dated:
-                row = (series_id, ms, reading.value)
-                if row in stored or row in self._dated:
+                seen = len(self._dated)
+                self._dated.add((series_id, ms, reading.value))
+                if len(self._dated) == seen:
                     self._duplicates += 1
                     continue
-                self._dated.add(row)
-            columns.ts.append(ms)
-            columns.series_id.append(series_id)
-            columns.value.append(reading.value)
-            columns.quality.append(codes.pack(reading.quality, reading.reason))
-            columns.received.append(ms if reading.received is reading.time else codes.to_ms(reading.received))
-            columns.boot_ref.append(boot_ref)
-            columns.seq.append(seq)
-            columns.uptime_ms.append(message.uptime_ms)
+                if ms <= known.newest_ms.get(series_id, ms - 1):
+                    self._suspects.append(len(rows))
+            if reading.received is not heard:
+                heard, heard_ms = reading.received, codes.to_ms(reading.received)
+            byte = codes.pack(reading.quality, reading.reason) if reading.quality or reading.reason else 0
+            if byte and byte & 63 in UNDATED:
+                self._undated = True
+            rows.append((ms, series_id, reading.value, byte, heard_ms, boot_ref, seq, uptime_ms))
             self._fresh.append(reading)
-            self._see(series_id, ms, reading)
+
+    def settle(self, db: duckdb.DuckDBPyConnection, raw: Raw) -> None:
+        """After the last message: forget the dated readings of unnumbered messages that are in `raw` already. Nothing
+        is asked for those newer than everything of their series."""
+        if self._suspects:
+            stored = _stored(db, raw, {index: self._rows[index] for index in self._suspects})
+            self._rows = [row for index, row in enumerate(self._rows) if index not in stored]
+            self._fresh = [reading for index, reading in enumerate(self._fresh) if index not in stored]
+            self._duplicates += len(stored)
+        newest, known = self._newest, self._known
+        for row, reading in zip(self._rows, self._fresh, strict=True):
+            ms, series_id = row[:2]
+            best = newest.get(series_id)
+            best_ms = best[0] if best is not None else known.newest_ms.get(series_id, ms)
+            if ms >= best_ms or (
+                best_ms > row[4] + AHEAD_MS
+                and replaces(reading, best[1] if best is not None else known.newest.get(series_id))
+            ):
+                newest[series_id] = (ms, reading)
 
     def write(self, db: duckdb.DuckDBPyConnection) -> None:
         """All of it into the open transaction."""
         if self._series:
             self._write_names(db)
         self._write_delivery(db)
-        c = self._columns
-        if c.ts:
-            numbered = any(ref is not None for ref in c.boot_ref)
-            columns = [c.ts, c.series_id, c.value, c.quality, c.received]
-            if numbered or any(ms is not None for ms in c.uptime_ms):
-                db.execute(INSERT_READINGS, [*columns, c.boot_ref, c.seq, c.uptime_ms, self.number])
-            else:
-                db.execute(INSERT_UNNUMBERED, [*columns, self.number])
+        undated = [row for row in self._rows if row[3] & 63 in UNDATED] if self._undated else []
+        dated = [row for row in self._rows if row[3] & 63 not in UNDATED] if undated else self._rows
+        if dated:
+            ts, series, value, quality, received, *_ = zip(*dated, strict=True)
+            lag = [late if -LAG_LIMIT_MS <= late <= LAG_LIMIT_MS else None for late in map(sub, received, ts)]
+            db.execute(INSERT_DATED, [*map(_text, (ts, series, value, quality, lag)), self.number])
+        if undated:
+            db.execute(INSERT_UNDATED, [*map(_text, zip(*undated, strict=True)), self.number])
 
     def outcome(self) -> Commit:
         """What the caller learns once this is committed."""
@@ -165,11 +184,8 @@ class Batch:
         self._states[key] = received.state
         return received.fresh
 
-    def _series_id(self, reading: Reading) -> int:
+    def _new_series_id(self, reading: Reading) -> int:
         key = (reading.device, reading.sensor, reading.metric, reading.quantity)
-        series_id = self._known.series_ids.get(key)
-        if series_id is not None:
-            return series_id
         new = self._series.get(key)
         return new.series_id if new is not None else self._new_series(key, reading).series_id
 
@@ -186,12 +202,6 @@ class Batch:
         series = Series(series_id, sensor.sensor_id, *place, reading.metric, reading.quantity)
         self._series[key] = series
         return series
-
-    def _see(self, series_id: int, ms: int, reading: Reading) -> None:
-        best = self._newest.get(series_id)
-        newest_ms = best[0] if best is not None else self._known.newest_ms.get(series_id)
-        if newest_ms is None or ms >= newest_ms:
-            self._newest[series_id] = (ms, reading)
 
     def _before(self, key: BootKey) -> DeliveryState:
         boot = self._known.boots.get(key)
@@ -255,38 +265,19 @@ class Batch:
         )
 
 
-def stored_already(db: duckdb.DuckDBPyConnection, known: Known, messages: Sequence[Message]) -> frozenset[Row]:
-    """Which dated readings of unnumbered messages are on disk; nothing is asked for those newer than all of theirs."""
-    suspects = [
-        (series_id, ms, reading.value)
-        for message in messages
-        if message.timed and message.delivery is None
-        for reading in map(_finite, message.readings)
-        if (series_id := _series_id_of(known, reading)) is not None
-        and (ms := codes.to_ms(reading.time)) <= known.newest_ms.get(series_id, ms - 1)
-    ]
-    if not suspects:
-        return frozenset()
-    times = [ms for _, ms, _ in suspects]
-    rows = db.execute(
-        ALREADY_THERE,
-        [
-            list(range(len(suspects))),
-            [series_id for series_id, _, _ in suspects],
-            times,
-            [value for _, _, value in suspects],
-            min(times),
-            max(times),
-        ],
-    ).fetchall()
-    return frozenset(suspects[index] for (index,) in rows)
+def _stored(db: duckdb.DuckDBPyConnection, raw: Raw, rows: Mapping[int, Row]) -> set[int]:
+    """Which of these rows are in `raw`."""
+    times, series, values, *_ = zip(*rows.values(), strict=True)
+    query = ALREADY_THERE.format(raw=raw(set(series), min(times), max(times) + 1))
+    given = [*map(_text, (rows, series, times, values)), min(times), max(times)]
+    found = db.execute(query, given).fetchall()
+    return {index for (index,) in found}
 
 
-def _series_id_of(known: Known, reading: Reading) -> int | None:
-    return known.series_ids.get((reading.device, reading.sensor, reading.metric, reading.quantity))
+def _text(column: Iterable[float | None]) -> str:
+    """A column as DuckDB reads a list. Floats come out as they went in: repr writes the digits that tell them apart."""
+    return repr(list(column)).replace("None", "NULL")
 
 
-def _finite(reading: Reading) -> Reading:
-    if reading.value is None or math.isfinite(reading.value):
-        return reading
-    return replace(reading, value=None, quality=Quality.BAD, reason=Reason.NOT_A_NUMBER)
+def _bad(reading: Reading) -> Reading:
+    return reading._replace(value=None, quality=Quality.BAD, reason=Reason.NOT_A_NUMBER)

@@ -8,6 +8,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 USABLE_BELOW = Quality.BAD << 6
 """A quality byte below this is good or uncertain."""
 
+UNDATED = frozenset({Reason.TIME_UNKNOWN.value, Reason.CLOCK_UNTRUSTED.value})
+"""The lower six bits of a quality byte that say that the time is not known (yet)."""
+LAG_LIMIT_MS = 2**31 - 1
+"""What fits into the column that tells how much later than measured a reading was received."""
+
 _REASONS = {reason.value: reason for reason in Reason}
 _UNPACKED = tuple((Quality(byte >> 6), _REASONS.get(byte & 63, Reason.UNSPECIFIED)) for byte in range(256))
 

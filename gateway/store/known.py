@@ -1,18 +1,22 @@
 """What the store remembers of its file between batches."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import duckdb
 
 from drivers.model import Quantity
+from gateway.clock import AHEAD_S
 from gateway.reading import Reading
 from gateway.store import codes, delivery
 from gateway.store.delivery import DeliveryState
+from gateway.store.segments.layout import Segment
 from gateway.store.types import Sensor, Series
 
+AHEAD_MS = int(AHEAD_S * 1000)
 MAX_BOOTS = 4096
 """Boots whose delivery state is kept in memory; others are read again when they speak."""
 
@@ -26,6 +30,14 @@ class Boot:
 
     boot_ref: int
     state: DeliveryState
+
+
+def replaces(reading: Reading, shown: Reading | None) -> bool:
+    """Whether a reading is newer than the one that counts as the newest so far. That one does not count where it is
+    from further in the future of this one's receipt than any clock is believed: one of both clocks was wrong."""
+    if shown is None or shown.time <= reading.time:
+        return True
+    return shown.time > reading.received + timedelta(seconds=AHEAD_S)
 
 
 class Known:
@@ -47,20 +59,24 @@ class Known:
         self.next_sensor_id = 1
         self.next_series_id = 1
         self.newest_batch = 0
+        self.hot_rows = 0
 
     @classmethod
-    def load(cls, db: duckdb.DuckDBPyConnection) -> "Known":
-        """Read it back; of the readings only those of batches after the newest values were last written down."""
+    def load(cls, db: duckdb.DuckDBPyConnection, segments: Sequence[Segment] = ()) -> "Known":
+        """Read it back; of the readings only those of batches after the newest values were last written down. Numbers
+        of series that stand in `segments` are never given again, whatever the file has forgotten."""
         known = cls()
         known._load_names(db)
         known.newest_batch = int(_value(db, "select value from setting where name = 'newest_batch'") or 0)
         known._load_newest(db, "select series_id, epoch_ms(ts), value, quality, epoch_ms(received) from newest", [])
-        known._load_newest(db, SINCE, [known.newest_batch])
+        known._load_newest(db, SINCE, [known.newest_batch, AHEAD_MS])
         last = _value(db, LAST_BATCH, [known.newest_batch])
         known.batch = max(known.newest_batch, int(last or 0))
         known.boot_refs = int(_value(db, "select max(boot_ref) from boot") or 0)
         known.next_sensor_id = int(_value(db, "select max(sensor_id) from sensor") or 0) + 1
-        known.next_series_id = int(_value(db, "select max(series_id) from series") or 0) + 1
+        sealed = max((each.last_series for each in segments), default=0)
+        known.next_series_id = max(sealed, int(_value(db, "select max(series_id) from series") or 0)) + 1
+        known.hot_rows = int(_value(db, HOT_ROWS) or 0)
         return known
 
     def load_boots(self, db: duckdb.DuckDBPyConnection, keys: list[BootKey]) -> None:
@@ -77,6 +93,33 @@ class Known:
             still_open = tuple(gap for gap in gaps.get(boot_ref, ()) if gap[1] > (final or 0))
             state = DeliveryState(mark or 0, delivery.decode(above), still_open, final or 0)
             self.boots[device, boot] = Boot(boot_ref, state)
+
+    def see_sealed(self, db: duckdb.DuckDBPyConnection, raw: str, segments: Sequence[Segment]) -> None:
+        """Take segments into account that the file did not know: `raw` are their rows, to stand after FROM."""
+        self.batch = max([self.batch, *(seal.batch for each in segments for seal in each.seals)])
+        if any(each.raw for each in segments):
+            self._load_newest(db, NEWEST_OF.format(raw=raw), [])
+
+    def forget_values(self, series: Collection[int]) -> None:
+        """These series have no readings any more."""
+        self.newest = {one: reading for one, reading in self.newest.items() if one not in series}
+        self.newest_ms = {one: ms for one, ms in self.newest_ms.items() if one not in series}
+
+    def set_newest(
+        self, rows: Sequence[tuple[int, int, float | None, int, int]], received: Mapping[tuple[int, int], int]
+    ) -> None:
+        """Of these series (NEWEST_OF) these are the newest readings, whatever was taken for it; `received` by (series,
+        time) where that is known."""
+        for series_id, *_ in rows:
+            self.newest_ms.pop(series_id, None)
+        self._see([(*row[:4], received.get((row[0], row[1]), row[1])) for row in rows])
+
+    def requalify(self, marks: Sequence[tuple[int, int, int, int]]) -> None:
+        """Readings of (series, start ms, end ms) got another quality byte."""
+        for series_id, start_ms, end_ms, quality in marks:
+            if start_ms <= self.newest_ms.get(series_id, end_ms) < end_ms:
+                quality_, reason = codes.unpack(quality)
+                self.newest[series_id] = self.newest[series_id]._replace(quality=quality_, reason=reason)
 
     def save(self, db: duckdb.DuckDBPyConnection) -> None:
         """Into the open transaction: the newest values, valid up to `batch`; superseded delivery states are dropped."""
@@ -112,7 +155,9 @@ class Known:
         else:
             for series_id, (_, reading) in fresh.items():
                 self.newest[series_id] = reading
-        self.newest_ms.update({series_id: ms for series_id, (ms, _) in fresh.items()})
+        # The greatest time that was ever seen, also where that is not believed: what is newer cannot be there yet.
+        top = self.newest_ms
+        top.update({series_id: max(ms, top.get(series_id, ms)) for series_id, (ms, _) in fresh.items()})
 
     def _load_names(self, db: duckdb.DuckDBPyConnection) -> None:
         self.devices = {row[0] for row in db.execute("select device_id from device").fetchall()}
@@ -132,11 +177,15 @@ class Known:
         self.add(sensors, series)
 
     def _load_newest(self, db: duckdb.DuckDBPyConnection, query: str, arguments: list[Any]) -> None:
-        for series_id, ms, value, quality, received in db.execute(query, arguments).fetchall():
+        self._see(db.execute(query, arguments).fetchall())
+
+    def _see(self, rows: Iterable[tuple[int, int, float | None, int, int]]) -> None:
+        for series_id, ms, value, quality, received in rows:
             series = self.series.get(series_id)
-            if series is None or ms < self.newest_ms.get(series_id, ms):
+            top_ms = self.newest_ms.get(series_id, ms)
+            if series is None or (ms < top_ms and (received is None or top_ms <= received + AHEAD_MS)):
                 continue
-            self.newest_ms[series_id] = ms
+            self.newest_ms[series_id] = max(ms, top_ms)
             self.newest[series_id] = Reading(
                 series.device,
                 series.sensor,
@@ -144,7 +193,7 @@ class Known:
                 series.quantity,
                 value,
                 codes.from_ms(ms),
-                codes.from_ms(received),
+                codes.from_ms(ms if received is None else received),
                 *codes.unpack(quality),
             )
 
@@ -158,13 +207,26 @@ DROP_SUPERSEDED = """
     where d.boot_ref = l.boot_ref and d.batch < l.batch
 """
 SINCE = """
-    select series_id, epoch_ms(ts), value, quality, epoch_ms(received) from reading where batch > $1
-    qualify row_number() over (partition by series_id order by ts desc, rowid desc) = 1
+    select series_id, epoch_ms(ts), value, quality, epoch_ms(ts) + lag
+    from (select *, last_value(epoch_ms(ts) + lag ignore nulls) over (partition by series_id order by batch, id
+                rows between unbounded preceding and unbounded following) as heard
+          from (select ts, series_id, value, quality, lag, batch, rowid as id from dated where batch > $1
+                union all
+                select ts, series_id, value, quality, epoch_ms(received) - epoch_ms(ts), batch, rowid from reading
+                where batch > $1))
+    qualify row_number() over (partition by series_id
+        order by coalesce(epoch_ms(ts) > heard + $2, false), ts desc, batch desc, id desc) = 1
+"""
+NEWEST_OF = """
+    select series_id, epoch_ms(ts), value, quality, epoch_ms(ts) from {raw}
+    qualify row_number() over (partition by series_id order by ts desc, value desc nulls last) = 1
 """
 LAST_BATCH = """
-    select max(b) from (select max(batch) b from reading where batch > $1
+    select max(b) from (select max(batch) b from dated where batch > $1
+                        union all select max(batch) from reading where batch > $1
                         union all select max(batch) from delivery where batch > $1)
 """
+HOT_ROWS = "select (select count(*) from dated) + (select count(*) from reading)"
 BOOTS = """
     select b.device_id, b.boot, b.boot_ref, d.mark, d.above, d.final
     from boot b join (select unnest($1::VARCHAR[]) device_id, unnest($2::VARCHAR[]) boot) k using (device_id, boot)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import duckdb
 
 from gateway.store.errors import StoreTooNew
+from gateway.store.segments import manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,15 @@ class Migration:
     statements: tuple[str, ...]
 
 
-# No index and no key on readings: an index doubles the file and takes up to 2 KB a row in small batches.
+# No index and no key on readings: an index doubles the file and takes up to 2 KB a row in small batches. Rows whose
+# time is known are narrow, because each of their bytes is written to the log as it is; `lag` is received - ts in ms,
+# NULL where that does not fit.
+DATED = """
+create table dated (
+    ts TIMESTAMP_MS not null, series_id INTEGER not null, value DOUBLE, quality UTINYINT not null, lag INTEGER,
+    batch INTEGER not null)
+"""
+# Rows whose time is not known yet keep what may date them.
 READING = """
 create table reading (
     ts TIMESTAMP_MS not null, series_id INTEGER not null, value DOUBLE, quality UTINYINT not null,
@@ -66,8 +75,18 @@ MIGRATIONS = (
             "create table setting (name VARCHAR not null, value VARCHAR)",
         ),
     ),
+    # An older gateway goes on with `reading` in such a file, and sees neither `dated` nor what is sealed.
+    Migration(2, "segments", 1, (DATED, manifest.TABLE)),
 )
 SCHEMA = MIGRATIONS[-1].number
+
+
+def schema_of(connection: duckdb.DuckDBPyConnection) -> int:
+    """The number of the last step that this file has taken; 0 for a new one."""
+    tables = connection.execute("select 1 from duckdb_tables() where table_name = 'migration'").fetchall()
+    found = connection.execute("select coalesce(max(number), 0) from migration").fetchall() if tables else [(0,)]
+    number: int = found[0][0]
+    return number
 
 
 def migrate(connection: duckdb.DuckDBPyConnection, file: str, migrations: tuple[Migration, ...] = MIGRATIONS) -> int:

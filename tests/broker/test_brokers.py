@@ -162,7 +162,7 @@ async def test_ctrl_c_in_a_terminal_does_not_reach_it(tmp_path: Path) -> None:
 
 def test_a_child_whose_parent_is_gone_does_not_begin(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
-    program = [sys.executable, "-m", "gateway.broker.child", "1", "/bin/touch", str(touched)]
+    program = [sys.executable, "-m", "gateway.child", "1", "/bin/touch", str(touched)]
     if os.getppid() == 0:
         pytest.skip("this test's parent is process 1")
     done = subprocess.run(program, check=False, timeout=WITHIN_S)
@@ -180,7 +180,7 @@ def test_the_embedded_broker_is_for_loopback_only() -> None:
 
 def test_sigterm_is_the_signal_that_the_kernel_sends() -> None:
     program = (
-        "import ctypes, os; from gateway.broker.child import die_with_parent; die_with_parent(os.getppid());"
+        "import ctypes, os; from gateway.child import die_with_parent; die_with_parent(os.getppid());"
         "n = ctypes.c_int(); ctypes.CDLL(None).prctl(2, ctypes.byref(n)); print(n.value)"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=WITHIN_S)
