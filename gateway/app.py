@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Never, Protocol
 
 from drivers.api import Calibratable, Driver
-from gateway import __version__, banner, control, sensors
+from gateway import __version__, banner, control, heap, sensors, wear
 from gateway.access.policy import Plain, is_loopback
 from gateway.access.principal import Scope
 from gateway.calibration import pressure
 from gateway.calibration.service import Calibrations, Judgement, Target, stored
 from gateway.clock import RELEASED, Clock, SystemClock
 from gateway.config import Config, ConfigError
-from gateway.control import Commands, StatusView
+from gateway.control import Commands, StatusView, WearView
 from gateway.core import Core, open_core
 from gateway.discovery.addresses import addresses, reachable
 from gateway.discovery.mdns import Announcer
@@ -32,7 +32,9 @@ from gateway.reading import Message
 from gateway.sensors import Plan, Wired
 from gateway.store import commands, queries
 from gateway.store.db import Store
+from gateway.store.errands import Errands
 from gateway.store.types import Commit, Device, Event, Sensor
+from gateway.wear import Wear
 from gateway.web import app as web
 from gateway.web import headers
 from gateway.web.serve import Serving
@@ -53,8 +55,9 @@ class Play(Protocol):
     async def run(self, host: str, port: int, add_key: Callable[[str], Awaitable[str]]) -> Never: ...
 
 
-async def run(config: Config, folder: Path, play: Play | None = None) -> None:
-    """Run until SIGINT or SIGTERM. Errors that a person can mend are raised with one clear line each."""
+async def run(config: Config, folder: Path, play: Play | None = None, settings: Path | None = None) -> None:
+    """Run until SIGINT or SIGTERM. Errors that a person can mend are raised with one clear line each. `settings` is the
+    file that `config` was read from, for backups."""
     clock = SystemClock()
     if config.clock.require and not clock.trusted():
         raise ConfigError(
@@ -63,7 +66,7 @@ async def run(config: Config, folder: Path, play: Play | None = None) -> None:
         )
     plans = sensors.plan(config)
     async with asyncio.TaskGroup() as group:
-        gateway = group.create_task(_serve(config, folder, clock, plans, play), name="gateway")
+        gateway = group.create_task(_serve(config, folder, clock, plans, play=play, settings=settings), name="gateway")
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, gateway.cancel)
 
@@ -73,14 +76,18 @@ async def offline(folder: Path) -> AsyncIterator[Commands]:
     """Commands on a data folder that no gateway runs on."""
     async with AsyncExitStack() as stack:
         core = await open_core(Config(), folder, SystemClock(), stack)
-        yield Commands(core.tokens, core.audit, core.clock, core.keys.add)
+        errands = Errands(core.store, core.clock, core.keeper.seal, core.registry.learn_of_others)
+        yield Commands(core.tokens, core.audit, core.clock, core.keys.add, errands=errands)
 
 
-async def _serve(config: Config, folder: Path, clock: Clock, plans: Sequence[Plan], play: Play | None) -> None:
+async def _serve(
+    config: Config, folder: Path, clock: Clock, plans: Sequence[Plan], *, play: Play | None, settings: Path | None
+) -> None:
     async with AsyncExitStack() as stack:
         core = await open_core(config, folder, clock, stack)
         await _declare(core, plans)
         attached = await sensors.attach(plans, stack, partial(_bus_healed, core))
+        stack.enter_context(heap.settled())
         intake = await open_intake(core, plans, stack)
         endpoint = await _endpoint(core, intake, stack)
         serving = await _web(core, intake, endpoint, stack)
@@ -89,6 +96,7 @@ async def _serve(config: Config, folder: Path, clock: Clock, plans: Sequence[Pla
         group = await stack.enter_async_context(asyncio.TaskGroup())
         group.create_task(core.registry.run(), name="registry")
         group.create_task(core.journal.run(), name="journal")
+        group.create_task(core.keeper.run(), name="keeper")
         wired = Wired(partial(_sensor_changed, core))
         givers = pressure.sources(config.device, plans)
         calibrations = _calibrations(core, intake, attached, givers)
@@ -99,7 +107,10 @@ async def _serve(config: Config, folder: Path, clock: Clock, plans: Sequence[Pla
         await wired.first_signs(plans)
         await _announce(core, serving, stack)
         status = partial(_status, core, intake)
-        commands_ = Commands(core.tokens, core.audit, clock, core.keys.add, status, calibrations=calibrations)
+        errands = Errands(core.store, clock, core.keeper.seal, core.registry.learn_of_others, settings)
+        commands_ = Commands(
+            core.tokens, core.audit, clock, core.keys.add, status, errands=errands, calibrations=calibrations
+        )
         await stack.enter_async_context(control.serve(folder, commands_))
         print(await _welcome(core, intake, serving, play), flush=True)  # noqa: T201 - what `gateway run` says
         await asyncio.get_running_loop().create_future()
@@ -183,6 +194,11 @@ def _watch(core: Core, intake: Intake) -> web.Watch:
         Metric("gateway_batches_total", "Commits", lambda: pipeline.counts.batches, True),
         Metric("gateway_store_failures_total", "Commits that failed", lambda: pipeline.counts.failures, True),
         Metric("gateway_pending_messages", "Not on disk yet", lambda: pipeline.pending),
+        Metric(
+            "gateway_bytes_written_total", "To the data's device", lambda: wear.written_bytes(core.written[0]), True
+        ),
+        Metric("gateway_hot_rows", "Readings that are not sealed yet", lambda: core.store.known.hot_rows),
+        Metric("gateway_segments", "Sealed segments", lambda: len(core.store.segments)),
         Metric("gateway_lag_seconds", "Age of the oldest message not on disk", lambda: pipeline.lag_s),
     ]
     if mqtt is not None:
@@ -260,6 +276,14 @@ def _feeding(
     return put
 
 
+def _wear(core: Core, intake: Intake) -> Wear:
+    counter, before = core.written
+    elapsed_s = asyncio.get_running_loop().time() - core.started_s
+    stored = intake.pipeline.counts.stored
+    rating_tb = core.config.store.card_rating_tb
+    return Wear(wear.described(counter), wear.written_bytes(counter) - before, elapsed_s, stored, rating_tb)
+
+
 async def _status(core: Core, intake: Intake) -> StatusView:
     counts = await queries.counts(core.store)
     return StatusView(
@@ -270,6 +294,9 @@ async def _status(core: Core, intake: Intake) -> StatusView:
         broker=intake.broker,
         readings=counts.readings,
         devices=len(core.registry.devices()),
+        data_bytes=counts.bytes_on_disk,
+        free_bytes=counts.bytes_free,
+        wear=WearView.of(_wear(core, intake)),
     )
 
 

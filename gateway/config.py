@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 ENVIRONMENT = "AMBIENT_GATEWAY_"
 """AMBIENT_GATEWAY_<SECTION>_<KEY> overrides a setting of the file: AMBIENT_GATEWAY_HTTP_PORT=8081."""
 
-NOT_SETTINGS = frozenset({f"{ENVIRONMENT}TOKEN", f"{ENVIRONMENT}DATA"})
+NOT_SETTINGS = frozenset({f"{ENVIRONMENT}TOKEN", f"{ENVIRONMENT}DATA", f"{ENVIRONMENT}PASSPHRASE"})
 """Variables of the command line that share the prefix."""
 
 
@@ -80,13 +80,32 @@ class Mqtt(Section):
     home_assistant: bool = False
 
 
+class RetentionSettings(Section):
+    """Raw readings of this metric, this device or both (neither: all) live so many days; 15-minute rollups stay. The
+    first rule that fits a series counts; without one raw readings stay too."""
+
+    raw_days: Annotated[int, Field(ge=1)]
+    metric: str | None = None
+    device: Id | None = None
+
+
 class StoreSettings(Section):
-    """The embedded DuckDB store and its batches."""
+    """The embedded DuckDB store, its batches, and what it may take of the card.
+
+    `hot_rows` is how many readings wait unsealed at most before the hour is over. Below `warn_free_mb` of free space
+    an event says so, below `least_free_mb` the oldest raw readings give way to their rollups. `card_rating_tb` is
+    what the card's maker rates it for (terabytes written), for the estimate of its life.
+    """
 
     memory_limit_mb: Annotated[int, Field(ge=64)] = 128
     threads: Annotated[int, Field(ge=1)] = 2
     batch_rows: Annotated[int, Field(ge=1)] = 1000
     flush_interval_s: Annotated[float, Field(gt=0)] = 5.0
+    hot_rows: Annotated[int, Field(ge=1000)] = 500_000
+    warn_free_mb: Annotated[int, Field(ge=0)] = 1024
+    least_free_mb: Annotated[int, Field(ge=0)] = 256
+    card_rating_tb: Annotated[float, Field(gt=0)] | None = None
+    retention: tuple[RetentionSettings, ...] = ()
 
 
 class ClockSettings(Section):

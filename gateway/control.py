@@ -34,7 +34,10 @@ from gateway.calibration.commands import (
 from gateway.calibration.service import Calibrations
 from gateway.clock import Clock
 from gateway.command import Command
+from gateway.store.errands import BeginImport, EndImport, Errands, ImportRows, TakeSnapshot
+from gateway.store.errors import StoreError
 from gateway.store.types import TokenRow
+from gateway.wear import Wear
 
 SOCKET = "control.sock"
 LINE_LIMIT = 1 << 20
@@ -91,6 +94,10 @@ AnyCommand = Annotated[
     | TokenRevoke
     | NodeAdd
     | Status
+    | TakeSnapshot
+    | BeginImport
+    | ImportRows
+    | EndImport
     | CalibrationShow
     | Recalibrate
     | SetSelfCalibration
@@ -137,6 +144,27 @@ class Done(BaseModel):
     done: str
 
 
+class WearView(BaseModel):
+    """What was written to the data's device since the start; estimates are absent until there is something to estimate
+    from."""
+
+    counted_by: str
+    written_bytes: int
+    bytes_a_reading: float | None
+    tb_a_year: float | None
+    card_years: float | None
+
+    @classmethod
+    def of(cls, wear: Wear) -> "WearView":
+        return cls(
+            counted_by=wear.source,
+            written_bytes=wear.written_bytes,
+            bytes_a_reading=None if wear.bytes_a_reading is None else round(wear.bytes_a_reading, 1),
+            tb_a_year=None if wear.tb_a_year is None else round(wear.tb_a_year, 4),
+            card_years=None if wear.years is None else round(wear.years, 1),
+        )
+
+
 class StatusView(BaseModel):
     """What runs here. Sizes in bytes, `uptime_s` in seconds."""
 
@@ -147,6 +175,9 @@ class StatusView(BaseModel):
     broker: str
     readings: int
     devices: int
+    data_bytes: int
+    free_bytes: int
+    wear: WearView
 
 
 class Commands:
@@ -161,10 +192,12 @@ class Commands:
         add_node: Callable[[str], Awaitable[str]],
         status: Callable[[], Awaitable[StatusView]] | None = None,
         *,
+        errands: Errands | None = None,
         calibrations: Calibrations | None = None,
     ) -> None:
         self._tokens, self._audit, self._clock = tokens, audit, clock
         self._add_node, self._status, self._calibrations = add_node, status, calibrations
+        self._errands = errands
 
     async def run(self, command: Command, principal: Principal = LOCAL) -> BaseModel:
         """Do it and return its result, audited; ControlError, LookupError or ValueError say what was wrong."""
@@ -187,11 +220,21 @@ class Commands:
                 return Created(name=command.device, secret=await self._add_node(command.device))
             case Status() if self._status is not None:
                 return await self._status()
-            case CalibrationShow() | Calibrate() if self._calibrations is not None:
-                try:
+        return await self._elsewhere(command, principal)
+
+    async def _elsewhere(self, command: Command, principal: Principal) -> BaseModel:
+        """What the store and the sensors do themselves."""
+        try:
+            match command:
+                case TakeSnapshot() | BeginImport() | ImportRows() | EndImport() if self._errands is not None:
+                    return await self._errands.run(command)
+                case CalibrationShow() | Calibrate() if self._calibrations is not None:
                     return await calibrate(self._calibrations, command, principal.name)
-                except DriverError as error:
-                    raise ControlError(f"{command.device}/{command.sensor}: {error}") from error
+        except StoreError as error:
+            raise ControlError(str(error)) from error
+        except DriverError as error:
+            sensor = f"{command.device}/{command.sensor}: " if isinstance(command, CalibrationShow | Calibrate) else ""
+            raise ControlError(f"{sensor}{error}") from error
         raise ControlError(f"{command.command}: no gateway runs on this data; start one with `gateway run`")
 
 

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from gateway import wear
 from gateway.access import identity as identities
 from gateway.access.audit import Audit
 from gateway.access.identity import Identity
 from gateway.access.tokens import Tokens
 from gateway.clock import Clock
-from gateway.config import Config
+from gateway.config import Config, StoreSettings
 from gateway.registry.journal import Journal
 from gateway.registry.registry import Registry
 from gateway.store import commands, queries
 from gateway.store.db import Store
+from gateway.store.keeper import Keeper, Keeping, Retention
 
 
 class NodeKeys:
@@ -57,7 +59,10 @@ class Core:
     audit: Audit
     keys: NodeKeys
     journal: Journal
+    keeper: Keeper
     started_s: float
+    written: tuple[Path, int]
+    """The counter of bytes written to the data's device, and what it said at the start."""
 
 
 async def open_core(config: Config, folder: Path, clock: Clock, stack: AsyncExitStack) -> Core:
@@ -74,4 +79,19 @@ async def open_core(config: Config, folder: Path, clock: Clock, stack: AsyncExit
     audit = Audit(store, clock)
     zone, now_s = ZoneInfo(config.site.timezone), asyncio.get_running_loop().time()
     journal = Journal(store)
-    return Core(config, folder, clock, zone, store, registry, identity, tokens, audit, keys, journal, now_s)
+    keeper = Keeper(store, clock, _keeping(settings), journal.note)
+    counter = wear.source(folder)
+    written = (counter, wear.written_bytes(counter))
+    return Core(
+        config, folder, clock, zone, store, registry, identity, tokens, audit, keys, journal, keeper, now_s, written
+    )
+
+
+def _keeping(settings: StoreSettings) -> Keeping:
+    rules = tuple(Retention(each.raw_days, each.metric, each.device) for each in settings.retention)
+    return Keeping(
+        settings.hot_rows,
+        retention=rules,
+        warn_free_mb=settings.warn_free_mb,
+        least_free_mb=settings.least_free_mb,
+    )
