@@ -1,15 +1,14 @@
 """The DuckDB instance and its files: opening, re-opening after a failed checkpoint, and errors in plain words."""
 
-import fcntl
 import os
-import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
 
+from gateway.store import repair, rescue, transplant
 from gateway.store.errors import (
     QueryTooBig,
     StoreClosed,
@@ -20,19 +19,22 @@ from gateway.store.errors import (
     StoreNotWritable,
     StoreTooNew,
 )
+from gateway.store.note import LockFile, Note, Phase
+from gateway.store.repair import Mended
 
 CHECKPOINT_AT_MB: float = 32
 """Log size at which DuckDB folds it into the file. Each fold rewrites the last row group: seldom costs fewer bytes."""
 MAX_SPILL_MB = 512
+ROOM_TO_FOLD_BYTES = 96 << 20
+"""Below this the log is not folded into the file: it may be as long as that, and both have to fit meanwhile."""
 INTERRUPT_EVERY_S = 0.02
 _FULL = ("No space left", "Disk quota exceeded", "File too large")
 
 
 class Engine:
-    """Owns hot.duckdb and hot.lock. Synchronous; all but `reader` belongs to one thread.
+    """Owns hot.duckdb and hot.lock. Synchronous; all but `reader` and `explain` belongs to one thread.
 
-    hot.lock holds our process id and the number of the last committed batch. It is written after each commit without
-    an fsync, so it is never ahead of the data unless the data lost something.
+    Opening repairs what is damaged, as far as that goes without guessing (see repair.py).
     """
 
     def __init__(self, folder: Path, memory_limit_mb: int, threads: int) -> None:
@@ -47,7 +49,11 @@ class Engine:
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }
-        self._lock = -1
+        self._lock = LockFile(folder)
+        self._doubtful = False
+        self._crashed = False
+        self._holding = False
+        self._mended: list[Mended] = []
         self._instance: duckdb.DuckDBPyConnection | None = None
         self._writer: duckdb.DuckDBPyConnection | None = None
         self._readers: set[duckdb.DuckDBPyConnection] = set()
@@ -62,50 +68,114 @@ class Engine:
 
     @property
     def is_open(self) -> bool:
-        return self._writer is not None
+        """Open, and nothing of it was found damaged since."""
+        return self._writer is not None and not self._doubtful
 
-    def lock(self) -> int:
-        """Take the folder for this process; returns the last batch number noted there (0 at first)."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / "hot.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StoreNotWritable(
-                f"cannot write to {self.folder} ({error.strerror}): give the gateway's user that folder, "
-                "or choose another with --data"
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = self._noted()[0]
-            os.close(self._lock)
-            self._lock = -1
-            raise StoreLocked(
-                f"{self.folder} is in use by process {holder or 'unknown'}: stop that gateway, "
-                "or choose another folder with --data"
-            ) from error
-        return self._noted()[1]
+    def lock(self) -> Note:
+        """Take the folder for this process; returns what the run before it noted there."""
+        noted = self._lock.take()
+        if transplant.finish(self.folder):
+            noted = self._lock.again()
+        self._crashed = noted.phase is Phase.OPENING
+        self._doubtful = noted.phase is not Phase.CLOSED
+        return noted
 
     def note(self, batch: int) -> None:
-        """Write down the last committed batch number."""
-        os.pwrite(self._lock, f"{os.getpid():>10} {batch:>20}\n".encode(), 0)
+        """Write down the last committed batch number, and when that was."""
+        self._lock.committed(batch)
 
     def unlock(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        """Give the folder up, and note whether it was closed well."""
+        if self._lock.note.phase is Phase.OPEN and not self._doubtful and not repair.log_of(self.file).exists():
+            with suppress(OSError):
+                self._lock.enter(Phase.CLOSED)
+        self._lock.release()
 
     def connect(self) -> None:
-        """Open the file (and make it), replaying its log; StoreError names what is wrong and the way out."""
+        """Open the file (or make it) and replay its log; StoreError names what is wrong and the way out.
+
+        Damage is repaired first, and `mended` says how. After a stop that was not clean every block is read once. What
+        may have ended the process that opened it is tried out in a child before.
+        """
+        self.disconnect()
         try:
+            self._lock.enter(Phase.OPENING)
+            self._open_mended()
+            self._doubtful = self._crashed = False
+        except OSError as error:
+            raise self._cannot_open(duckdb.IOException(f"{error.strerror}: {error.filename}")) from error
+        finally:
+            with suppress(OSError):
+                self._lock.enter(Phase.OPEN)
+
+    def mended(self) -> tuple[list[Mended], Note]:
+        """What was done to the files since this was asked last, and the last note."""
+        mended, self._mended = self._mended, []
+        return mended, self._lock.note
+
+    @property
+    def room_bytes(self) -> int:
+        """What is left on the medium for us."""
+        room = os.statvfs(self.folder)
+        return room.f_bavail * room.f_frsize
+
+    def allow_checkpoints(self) -> None:
+        """Fold the log again where that was put off for want of room and there is room now."""
+        if self._holding and self.room_bytes >= ROOM_TO_FOLD_BYTES:
+            self.writer.execute(f"set global checkpoint_threshold = '{CHECKPOINT_AT_MB}MB'")
+            self._holding = False
+
+    def _open_mended(self) -> None:
+        found = repair.look_at_log(self.file)
+        self._mended += [found] if found is not None else []
+        refused = self._attach()
+        for remedy in repair.REMEDIES:
+            if refused is None:
+                return
+            if not isinstance(refused, StoreDamaged) or not self._is_ours():
+                break
+            found = remedy(self.file)
+            if found is not None:
+                self._mended.append(found)
+                refused = self._attach(anew=remedy is repair.start_empty)
+        if refused is not None:
+            raise refused
+
+    def _attach(self, *, anew: bool = False) -> StoreError | None:
+        """Try to open; why not."""
+        if not self.file.exists() and self._is_ours() and not anew:
+            return StoreDamaged(f"{self.file} is missing: restore a backup")  # DuckDB would remove its log
+        try:
+            why = repair.probe(self.file) if self._crashed and self.file.exists() else None
+            if why is not None:
+                raise duckdb.Error(why)
             instance = duckdb.connect(str(self.file), config=self._config)
+            self._instance, self._writer = instance, instance.cursor()
+            instance.execute("set global TimeZone = 'UTC'")
+            if self._doubtful:
+                rescue.verify(self._writer)
         except duckdb.Error as error:
-            raise self._cannot_open(error) from error
-        instance.execute("set global TimeZone = 'UTC'")
-        self._instance, self._writer = instance, instance.cursor()
+            refused = self._cannot_open(error)
+            self._doubtful = True
+            self.disconnect()
+            return refused
+        self._holding = self.room_bytes < ROOM_TO_FOLD_BYTES
+        if self._holding:  # each COMMIT would fail to fold the log, and take the instance with it
+            instance.execute("set global checkpoint_threshold = '1TB'")
+        return None
+
+    def _is_ours(self) -> bool:
+        """There was a store here before: what stands under its name may be put aside and replaced."""
+        segments = self.folder / "segments"
+        return (
+            self._lock.note.batch > 0
+            or (self.folder / repair.GOOD_COPY).exists()
+            or (segments.exists() and any(segments.iterdir()))
+        )
 
     def disconnect(self) -> None:
-        """Close the file; running questions are interrupted. A clean close folds the log into the file."""
+        """Close the file; running questions are interrupted. A clean close folds the log into the file, but not into
+        one that is in doubt."""
         with self._free:
             instance, writer = self._instance, self._writer
             self._instance = self._writer = None
@@ -114,9 +184,33 @@ class Engine:
                 for cursor in self._readers:
                     cursor.interrupt()
         if writer is not None:
+            if self._doubtful:
+                with suppress(duckdb.Error):
+                    writer.execute("pragma disable_checkpoint_on_shutdown")
             writer.close()
         if instance is not None:
             instance.close()
+
+    @property
+    def good(self) -> Path:
+        """The last good copy of the file, made after each sealing."""
+        return self.folder / "hot.good.duckdb"
+
+    def copy_to(self, cursor: duckdb.DuckDBPyConnection, target: Path) -> None:
+        """Everything of the file as this connection sees it, into a new one; synced, then renamed."""
+        part = target.with_name(f".{target.name}.part")
+        part.unlink(missing_ok=True)
+        cursor.execute(f"attach '{str(part).replace(chr(39), chr(39) * 2)}' as copied")
+        try:
+            cursor.execute("copy from database hot to copied")
+        finally:
+            cursor.execute("detach copied")
+        handle = os.open(part, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        part.replace(target)
 
     @contextmanager
     def reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -137,7 +231,7 @@ class Engine:
             cursor.close()
 
     def explain(self, error: duckdb.Error) -> StoreError:
-        """DuckDB's error as one of ours."""
+        """DuckDB's error as one of ours. One that tells of damage makes the next writer open the file again."""
         text = " ".join(str(error).split())
         if any(sign in text for sign in _FULL):
             return StoreFull(f"no room for {self.file} ({text[:200]}): free some space on its medium")
@@ -147,42 +241,21 @@ class Engine:
             )
         if isinstance(error, duckdb.InterruptException):
             return StoreError(f"the question to {self.file} was interrupted: ask again")
+        if "Corrupt database file" in text or ("Could not read" in text and str(self.file) in text):
+            self._doubtful = True
+            return StoreDamaged(f"{self.file} has a damaged block ({text[:200]}): it is repaired at once, ask again")
         return StoreError(f"{self.file}: {text[:400]}")
 
     def _cannot_open(self, error: duckdb.Error) -> StoreError:
         text = " ".join(str(error).split())
-        log = self.file.with_name(self.file.name + ".wal")
         if "lock on file" in text:
             return StoreLocked(f"{self.file} is open elsewhere ({text[:200]}): close that program")
-        if "newer version" in text:
+        if ("newer version" in text and "WAL" not in text) or "Failed to read WAL of version" in text:
             return StoreTooNew(f"{self.file} was written by a newer DuckDB: install the newer gateway again")
         if any(sign in text for sign in _FULL):
             return StoreFull(f"no room to open {self.file} ({text[:200]}): free some space on its medium")
-        if "WAL" in text and log.exists():
-            kept = _copy_aside(log)
-            return StoreDamaged(
-                f"the log {log} cannot be replayed ({text[:200]}); a copy is {kept}. To start without the batches "
-                f"since the last checkpoint move {log} away, or restore a backup"
-            )
         if isinstance(error, duckdb.IOException) and ("Permission" in text or "Read-only" in text):
             return StoreNotWritable(f"cannot write {self.file} ({text[:200]}): give it to the gateway's user")
         return StoreDamaged(
             f"{self.file} cannot be opened ({text[:200]}): move it away to start empty, or restore a backup"
         )
-
-    def _noted(self) -> tuple[str, int]:
-        fields = os.pread(self._lock, 64, 0).split()
-        if len(fields) == 2 and fields[1].isdigit():
-            return fields[0].decode(errors="replace"), int(fields[1])
-        return "", 0
-
-
-def _copy_aside(file: Path) -> Path:
-    """A copy beside the file under a name that was free; equal copies are not made twice."""
-    number = 1
-    while (kept := file.with_name(f"{file.name}.damaged-{number}")).exists():
-        if kept.stat().st_size == file.stat().st_size and kept.read_bytes() == file.read_bytes():
-            return kept
-        number += 1
-    shutil.copy2(file, kept)
-    return kept

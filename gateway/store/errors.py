@@ -31,3 +31,11 @@ class StoreFull(StoreError):
 
 class QueryTooBig(StoreError):
     """A question needs more memory than the store may use: ask for a shorter range."""
+
+
+class BackupError(StoreError):
+    """A backup cannot be made, verified or restored; what was there before is untouched."""
+
+
+class TransferError(StoreError):
+    """A file of readings cannot be written or read; the message names the line and the rule."""
