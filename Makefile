@@ -27,7 +27,7 @@ check: $(VENV)/.dev
 
 ## bench    measurements, printed as a table (never timed tests)
 bench: $(VENV)/.dev
-	@./scripts/system-packages
+	@./scripts/bench-packages
 	@$(BIN)/python -m bench
 
 ## soak     twenty rounds of 5,000 messages while things are killed

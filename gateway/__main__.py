@@ -40,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_lan(commands)
     _add_tools(commands)
     _add_calibrate(commands)
+    _add_backup(commands)
+    _add_transfer(commands)
     return parser
 
 
@@ -165,6 +167,49 @@ def _add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser
             kind.add_argument("--dry-run", action="store_true", help="say what would be done")
             kind.add_argument("--force", action="store_true", help="overrule what is a matter of judgement")
             kind.set_defaults(run=_lazily("calibrate", "change"), kind=name)
+
+
+def _add_backup(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    backup = commands.add_parser("backup", help="copy everything, as of one moment, while the gateway runs")
+    backup.add_argument("target", metavar="PLACE", help="FOLDER/ gets what it has not got yet; FILE.tar is complete")
+    backup.add_argument(
+        "--verify", action="store_true", help="write nothing: compare PLACE with what was written there"
+    )
+    backup.add_argument("--no-keys", action="store_true", help="leave identity, tokens and node keys out, do not ask")
+    backup.set_defaults(run=_lazily("backup", "backup_command"))
+    restore = commands.add_parser("restore", help="bring a backup back")
+    restore.add_argument("source", metavar="PLACE", help="a backup's file or folder")
+    restore.add_argument("--settings-only", action="store_true", help="settings, identity and tokens; no readings")
+    restore.add_argument("--force", action="store_true", help="move what is there aside")
+    restore.set_defaults(run=_lazily("backup", "restore_command"))
+    for kind in (backup, restore):
+        kind.add_argument("--passphrase-file", type=Path, metavar="FILE", help="its first line is the passphrase")
+        kind.add_argument("--config", type=Path, metavar="FILE", help="settings (default: gateway.toml)")
+        _add_data(kind)
+        _add_json(kind)
+
+
+def _add_transfer(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    export = commands.add_parser("export", help="write readings into a CSV or Parquet file")
+    export.add_argument("file", type=Path, metavar="FILE", help="its name ends in .csv or .parquet")
+    export.add_argument("--start", metavar="TIME", help="a date, a time (the site's unless it has an offset), or 7d")
+    export.add_argument("--end", metavar="TIME", help="the same; readings from before it")
+    export.add_argument("--device", metavar="ID", help="only this device")
+    export.add_argument("--metric", metavar="NAME", help="only this metric, such as co2")
+    export.add_argument("--bucket", metavar="SPAN", help="figures of spans of UTC instead: 15m, 1h, 1d")
+    export.add_argument("--config", type=Path, metavar="FILE", help="settings, for the site's time zone")
+    export.set_defaults(run=_lazily("transfer", "export_command"))
+    forget = commands.add_parser("forget", help="delete every reading of a device, for good")
+    forget.add_argument("device", metavar="DEVICE")
+    forget.add_argument("--yes", action="store_true", help="it cannot be undone")
+    forget.set_defaults(run=_lazily("access", "forget"))
+    _add_data(forget)
+    take_in = commands.add_parser("import", help="store readings of a CSV or Parquet file that are not stored yet")
+    take_in.add_argument("file", type=Path, metavar="FILE")
+    take_in.set_defaults(run=_lazily("transfer", "import_command"))
+    for kind in (export, take_in):
+        _add_data(kind)
+        _add_json(kind)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from gateway.calibration.service import Calibrations, Judgement, Target, stored
 from gateway.clock import RELEASED, Clock, SystemClock
 from gateway.config import Config, ConfigError
 from gateway.control import Commands, StatusView, WearView
-from gateway.core import Core, open_core
+from gateway.core import Core, forget, open_core
 from gateway.discovery.addresses import addresses, reachable
 from gateway.discovery.mdns import Announcer
 from gateway.health import Metric, prometheus, resident_bytes
@@ -32,7 +32,7 @@ from gateway.reading import Message
 from gateway.sensors import Plan, Wired
 from gateway.store import commands, queries
 from gateway.store.db import Store
-from gateway.store.errands import Errands
+from gateway.store.exchange.errands import Errands
 from gateway.store.types import Commit, Device, Event, Sensor
 from gateway.wear import Wear
 from gateway.web import app as web
@@ -77,7 +77,8 @@ async def offline(folder: Path) -> AsyncIterator[Commands]:
     async with AsyncExitStack() as stack:
         core = await open_core(Config(), folder, SystemClock(), stack)
         errands = Errands(core.store, core.clock, core.keeper.seal, core.registry.learn_of_others)
-        yield Commands(core.tokens, core.audit, core.clock, core.keys.add, errands=errands)
+        deletion = partial(forget, core)
+        yield Commands(core.tokens, core.audit, core.clock, core.keys.add, errands=errands, forget=deletion)
 
 
 async def _serve(
@@ -109,7 +110,14 @@ async def _serve(
         status = partial(_status, core, intake)
         errands = Errands(core.store, clock, core.keeper.seal, core.registry.learn_of_others, settings)
         commands_ = Commands(
-            core.tokens, core.audit, clock, core.keys.add, status, errands=errands, calibrations=calibrations
+            core.tokens,
+            core.audit,
+            clock,
+            core.keys.add,
+            status,
+            errands=errands,
+            forget=partial(forget, core),
+            calibrations=calibrations,
         )
         await stack.enter_async_context(control.serve(folder, commands_))
         print(await _welcome(core, intake, serving, play), flush=True)  # noqa: T201 - what `gateway run` says

@@ -34,8 +34,8 @@ from gateway.calibration.commands import (
 from gateway.calibration.service import Calibrations
 from gateway.clock import Clock
 from gateway.command import Command
-from gateway.store.errands import BeginImport, EndImport, Errands, ImportRows, TakeSnapshot
 from gateway.store.errors import StoreError
+from gateway.store.exchange.errands import BeginImport, EndImport, Errands, ImportRows, TakeSnapshot
 from gateway.store.types import TokenRow
 from gateway.wear import Wear
 
@@ -84,6 +84,18 @@ class NodeAdd(Command):
         return self.device
 
 
+class ForgetReadings(Command):
+    """Delete every reading and rollup of a device from every file, for good; `confirm` has to say so."""
+
+    command: Literal["forget_readings"] = "forget_readings"
+    device: str
+    confirm: bool = False
+
+    @property
+    def target(self) -> str:
+        return self.device
+
+
 class Status(Command):
     command: Literal["view_status"] = "view_status"
 
@@ -94,6 +106,7 @@ AnyCommand = Annotated[
     | TokenRevoke
     | NodeAdd
     | Status
+    | ForgetReadings
     | TakeSnapshot
     | BeginImport
     | ImportRows
@@ -193,11 +206,12 @@ class Commands:
         status: Callable[[], Awaitable[StatusView]] | None = None,
         *,
         errands: Errands | None = None,
+        forget: Callable[[str], Awaitable[int]] | None = None,
         calibrations: Calibrations | None = None,
     ) -> None:
         self._tokens, self._audit, self._clock = tokens, audit, clock
         self._add_node, self._status, self._calibrations = add_node, status, calibrations
-        self._errands = errands
+        self._errands, self._forget = errands, forget
 
     async def run(self, command: Command, principal: Principal = LOCAL) -> BaseModel:
         """Do it and return its result, audited; ControlError, LookupError or ValueError say what was wrong."""
@@ -226,6 +240,12 @@ class Commands:
         """What the store and the sensors do themselves."""
         try:
             match command:
+                case ForgetReadings() if self._forget is not None:
+                    if not command.confirm:
+                        raise ControlError(f"{command.device}: this cannot be undone; say so with --yes")
+                    return Done(
+                        done=f"{await self._forget(command.device)} series of {command.device} hold nothing now"
+                    )
                 case TakeSnapshot() | BeginImport() | ImportRows() | EndImport() if self._errands is not None:
                     return await self._errands.run(command)
                 case CalibrationShow() | Calibrate() if self._calibrations is not None:

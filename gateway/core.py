@@ -71,7 +71,8 @@ async def open_core(config: Config, folder: Path, clock: Clock, stack: AsyncExit
     store = Store(folder, memory_limit_mb=settings.memory_limit_mb, threads=settings.threads)
     await stack.enter_async_context(store)
     identity = await asyncio.to_thread(identities.load_or_create, folder / "identity")
-    registry, tokens, keys = Registry(store, clock), Tokens(store, clock, identity), NodeKeys(store)
+    registry = Registry(store, clock, settings.flush_interval_s)
+    tokens, keys = Tokens(store, clock, identity), NodeKeys(store)
     await registry.load()
     await tokens.load()
     await keys.load()
@@ -95,3 +96,11 @@ def _keeping(settings: StoreSettings) -> Keeping:
         warn_free_mb=settings.warn_free_mb,
         least_free_mb=settings.least_free_mb,
     )
+
+
+async def forget(core: Core, device: str) -> int:
+    """Delete all readings of a device; how many series it had. LookupError names the nearest device."""
+    core.registry.device(device)
+    series = [each.series_id for each in queries.find_series(core.store, device=device)]
+    await core.keeper.delete_readings(series)
+    return len(series)

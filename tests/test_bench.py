@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import ble, healing, idle, ingest, startup, store, tools, wires
+from bench import ble, formats, healing, idle, ingest, stalls, startup, store, tools, wires
 from bench.figures import Figure, Goal, save, table
 from tests.brokers import needs_mosquitto
 
@@ -53,6 +53,19 @@ async def test_ingest() -> None:
 @pytest.mark.slow
 async def test_tools() -> None:
     assert_all_finite(await tools.measure(tools.Size(3, 1, timedelta(minutes=5))))
+
+
+@pytest.mark.slow
+async def test_stalls() -> None:
+    assert_all_finite(await stalls.measure(stalls.Size(10, 6_000, 5)))
+
+
+@pytest.mark.slow
+async def test_formats() -> None:
+    """Both give the same answers, or it would not end well."""
+    figures = await formats.measure(formats.Size(2, 6_000, 1))
+    assert_all_finite(figures)
+    assert all(each.peer_value for each in figures)
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gateway.child import command
 from gateway.broker.errors import BrokerError
+from gateway.child import command
 
 log = logging.getLogger(__name__)
 

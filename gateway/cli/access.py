@@ -1,11 +1,11 @@
-"""`gateway token`, `gateway node` and `gateway status`: they work while the gateway runs and while it does not."""
+"""`gateway token`, `node`, `forget` and `status`: they work while the gateway runs and while it does not."""
 
 import argparse
 import json
 import sys
 
 from gateway.cli import data
-from gateway.control import NodeAdd, Status, TokenCreate, TokenList, TokenRevoke
+from gateway.control import ForgetReadings, NodeAdd, Status, TokenCreate, TokenList, TokenRevoke
 
 
 def token_create(options: argparse.Namespace) -> int:
@@ -37,6 +37,13 @@ def token_revoke(options: argparse.Namespace) -> int:
 def node_add(options: argparse.Namespace) -> int:
     """Print the node's new key alone on standard output."""
     print(data.send(NodeAdd(device=options.device), data.folder(options.data))["secret"])
+    return 0
+
+
+def forget(options: argparse.Namespace) -> int:
+    """Delete the readings of a device."""
+    command = ForgetReadings(device=options.device, confirm=options.yes)
+    print(data.send(command, data.folder(options.data))["done"], file=sys.stderr)
     return 0
 
 

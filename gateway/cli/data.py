@@ -3,12 +3,20 @@
 import asyncio
 import os
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from gateway import control
 from gateway.command import Command
-from gateway.control import ControlError, NodeAdd, TokenCreate
+from gateway.control import Commands, ControlError, NodeAdd, TokenCreate
+from gateway.store.exchange.errands import BeginImport
+
+MAKE_DATA = (TokenCreate, NodeAdd, BeginImport)
+"""Commands that may be the first thing that ever happens in a data folder."""
+
+Send = Callable[[Command], Awaitable[dict[str, Any]]]
 
 
 def folder(given: Path | None, *, demo: bool = False) -> Path:
@@ -28,16 +36,31 @@ def send(command: Command, data: Path) -> dict[str, Any]:
     return asyncio.run(_send(command, data))
 
 
-async def _send(command: Command, data: Path) -> dict[str, Any]:
-    answer = await control.ask(data, command)
-    if answer is not None:
-        return answer
-    if not isinstance(command, TokenCreate | NodeAdd) and not (data / "hot.duckdb").exists():
-        raise ControlError(f"{data}: no gateway ever ran here; name its data folder with --data")
-    from gateway.app import offline
+@asynccontextmanager
+async def session(data: Path) -> AsyncIterator[Send]:
+    """For several commands: the store is opened once where no gateway runs."""
+    async with AsyncExitStack() as stack:
+        commands: Commands | None = None
 
-    async with offline(data) as commands:
-        try:
-            return (await commands.run(command)).model_dump(mode="json")
-        except (LookupError, ValueError) as error:
-            raise ControlError(str(error.args[0])) from error
+        async def send(command: Command) -> dict[str, Any]:
+            nonlocal commands
+            if commands is None:
+                answer = await control.ask(data, command)
+                if answer is not None:
+                    return answer
+                if not isinstance(command, MAKE_DATA) and not (data / "hot.duckdb").exists():
+                    raise ControlError(f"{data}: no gateway ever ran here; name its data folder with --data")
+                from gateway.app import offline
+
+                commands = await stack.enter_async_context(offline(data))
+            try:
+                return (await commands.run(command)).model_dump(mode="json")
+            except (LookupError, ValueError) as error:
+                raise ControlError(str(error.args[0])) from error
+
+        yield send
+
+
+async def _send(command: Command, data: Path) -> dict[str, Any]:
+    async with session(data) as send:
+        return await send(command)

@@ -26,7 +26,8 @@ def run(options: argparse.Namespace) -> int:
         settings = scan.adopt(settings)
     folder = data.folder(options.data, demo=options.demo)
     play = demo.Demo() if options.demo else None
-    asyncio.run(app.run(play.configure(settings) if play else settings, folder, play))
+    path = _path(options.config)
+    asyncio.run(app.run(play.configure(settings) if play else settings, folder, play, path and path.resolve()))
     return 0
 
 

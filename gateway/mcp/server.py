@@ -35,10 +35,11 @@ from gateway.access.policy import Plain, allow
 from gateway.access.principal import Principal
 from gateway.clock import Clock
 from gateway.mcp.endpoint import SESSION, Endpoint
+from gateway.mcp.fitting import clean, compact
 from gateway.mcp.live import DEVICES, PAUSE_S, Live, status_uri
 from gateway.mcp.selection import nearest
 from gateway.mcp.tools import Tools
-from gateway.mcp.views import Devices, DeviceStatus, clean, compact
+from gateway.mcp.views import Devices, DeviceStatus
 from gateway.registry.registry import Registry
 from gateway.store import queries
 from gateway.store.db import Store

@@ -6,17 +6,21 @@ from zoneinfo import ZoneInfo
 
 from mcp.server.mcpserver.exceptions import ToolError
 
+from gateway.store import spans
+
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 RELATIVE = re.compile(r"-?(\d{1,9})([smhdw])")
-FORMS = "ISO-8601 with an offset, 'now', or a relative time such as '-24h', '-15m', '-7d'"
+FORMS = "ISO-8601 with an offset, 'now', 'today', or a relative time such as '-24h', '-15m', '-7d'"
 
 
 def instant(text: str, argument: str, now: datetime, zone: ZoneInfo) -> datetime:
-    """The aware UTC moment meant by ISO-8601 with an offset, `now`, or `-24h` (s m h d w); ToolError names the
-    argument, the rule and a valid form."""
+    """The aware UTC moment meant by ISO-8601 with an offset, `now`, `today` (when the site's day began), or `-24h`
+    (s m h d w); ToolError names the argument, the rule and a valid form."""
     text = text.strip()
     if text.lower() == "now":
         return now
+    if text.lower() == "today":
+        return spans.today(now, zone)[0]
     if match := RELATIVE.fullmatch(text):
         try:
             return now - timedelta(seconds=int(match[1]) * UNITS[match[2]])

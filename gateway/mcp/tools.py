@@ -37,10 +37,10 @@ NOTHING: tuple[object, ...] = (None, "", [])
 Device = Annotated[str | None, Field(description="device id")]
 Sensor = Annotated[str | None, Field(description="sensor name")]
 Metric = Annotated[str | None, Field(description="e.g. co2, temperature")]
-Start = Annotated[str, Field(description="ISO-8601 with offset, or relative: -24h, -7d")]
+Start = Annotated[str, Field(description="ISO-8601 with offset, or -24h, -7d, today")]
 End = Annotated[str, Field(description="like start; not included")]
-Most = Annotated[int, Field(ge=2, le=MOST_POINTS, description="thinned evenly beyond")]
-Width = Annotated[str | None, Field(description="e.g. 15m, 1h: min, mean, max per bucket instead of points")]
+Most = Annotated[int, Field(ge=2, le=MOST_POINTS, description="beyond, extremes are kept")]
+Width = Annotated[str | None, Field(description="e.g. 15m, 1h, 1d: min, mean, max of each")]
 
 
 class Tools:
@@ -111,8 +111,8 @@ class Tools:
             points = await _asked(queries.points(self._store, series.series_id, first, last, max_points))
             return _answer(TimeSeries.of_points(series, points, first, last, frame))
         width = times.width(bucket, first, last, MOST_POINTS)
-        buckets = await _asked(queries.buckets(self._store, series.series_id, first, last, width))
-        return _answer(TimeSeries.of_buckets(series, buckets, width=width, start=first, end=last, frame=frame))
+        found = await _asked(queries.buckets(self._store, series.series_id, first, last, width, zone=self._zone))
+        return _answer(TimeSeries.of_buckets(series, found, width=bucket.strip(), start=first, end=last, frame=frame))
 
     async def get_statistics(
         self,
@@ -180,9 +180,13 @@ def slim(schema: Any) -> Any:
 
 
 def _promise_less(schema: dict[str, Any]) -> dict[str, Any]:
-    """An output schema without its lists of required fields: they are a fifth of it, and the model needs only names."""
+    """An output schema without its lists of required fields and without defaults: they are a fifth of it, and the model
+    needs only names."""
     parts = schema.get("$defs", {})
-    slimmer = {key: value for key, value in schema.items() if key not in {"required", "$defs"}}
+    slimmer = {key: value for key, value in schema.items() if key not in {"required", "$defs", "properties"}}
+    named = schema.get("properties", {})
+    fields = {name: {key: it for key, it in field.items() if key != "default"} for name, field in named.items()}
+    slimmer |= {"properties": fields} if fields else {}
     return slimmer | ({"$defs": {name: _promise_less(part) for name, part in parts.items()}} if parts else {})
 
 

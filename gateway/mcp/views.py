@@ -3,27 +3,20 @@
 Fields that say nothing are left unset and not sent (`exclude_unset`); null is only ever a value that is not there.
 """
 
-import math
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel
 
 from drivers.model import Quality
+from gateway.mcp.fitting import clean, evenly, first_that_fit, rounded, thinned_to_fit, with_extremes
 from gateway.mcp.times import local
 from gateway.reading import Reading
 from gateway.registry.registry import Status
-from gateway.store.types import Bucket, Device, Point, Points, Sensor, Series, Statistics, TableInfo
-
-CEILING_BYTES = 50_000
-"""The longest answer; assistants lose their thread, and some clients their connection, over longer ones."""
-TEXT_LIMIT = 200
-
-Item = TypeVar("Item")
+from gateway.store.types import Bucket, Buckets, Device, Point, Points, Sensor, Series, Statistics, TableInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +190,8 @@ class Sensors(Answer):
 
 
 class SeriesAnswer(Answer):
-    """What answers about one series share; `start` is included, `end` is not."""
+    """What answers about one series share; `start` is included, `end` is not. `source` says what it was made of: raw
+    readings, rollups of 15 minutes, or both; `resolution` is sent where times are known no better than that."""
 
     device: str
     sensor: str
@@ -205,15 +199,19 @@ class SeriesAnswer(Answer):
     unit: str
     start: str
     end: str
+    source: str
+    resolution: str = ""
 
 
 class TimeSeries(SeriesAnswer):
-    """Columns of equal length. Points: `values[i]` at `times[i]`, all good where `qualities` is not sent. Buckets:
-    `times` are starts, only buckets that hold anything; `bad` values are counted there and left out of the figures."""
+    """Columns of equal length. Points: `values[i]` at `times[i]`, all good where `qualities` is not sent; downsampled
+    ones keep the extremes, and `bad_total` counts what was not usable. Buckets: `times` are starts, only buckets that
+    hold anything; `bad` values are counted there and left out of the figures."""
 
     total: int
     returned: int
     downsampled: bool
+    bad_total: int = 0
     age_s: float | None
     times: list[str]
     values: list[float | None] = []
@@ -228,7 +226,9 @@ class TimeSeries(SeriesAnswer):
 
     @classmethod
     def of_points(cls, series: Series, points: Points, start: datetime, end: datetime, frame: Frame) -> "TimeSeries":
-        head = _head(series, start, end, frame)
+        head = _head(series, start, end, frame) | _origin(points)
+        if points.bad:
+            head["bad_total"] = points.bad
 
         def make(some: Sequence[Point]) -> "TimeSeries":
             extra: dict[str, Any] = {}
@@ -241,26 +241,26 @@ class TimeSeries(SeriesAnswer):
                 **extra,
             )
 
-        return thinned_to_fit(points.points, make)
+        return thinned_to_fit(points.points, make, with_extremes)
 
     @classmethod
     def of_buckets(
         cls,
         series: Series,
-        buckets: Sequence[Bucket],
+        found: Buckets,
         *,
-        width: timedelta,
+        width: str,
         start: datetime,
         end: datetime,
         frame: Frame,
     ) -> "TimeSeries":
-        head = _head(series, start, end, frame)
+        head = _head(series, start, end, frame) | _origin(found)
 
         def make(some: Sequence[Bucket]) -> "TimeSeries":
             return cls(
                 **head,
-                **_count([b.start for b in some], len(buckets), frame),
-                bucket=f"{int(width.total_seconds())}s",
+                **_count([b.start for b in some], len(found.buckets), frame),
+                bucket=width,
                 n=[b.n for b in some],
                 min=[rounded(b.min) for b in some],
                 mean=[rounded(b.mean) for b in some],
@@ -268,7 +268,7 @@ class TimeSeries(SeriesAnswer):
                 bad=[b.bad for b in some],
             )
 
-        return thinned_to_fit(buckets, make)
+        return thinned_to_fit(found.buckets, make, evenly)
 
 
 class PointView(BaseModel):
@@ -280,7 +280,8 @@ class PointView(BaseModel):
 
 
 class StatisticsAnswer(SeriesAnswer):
-    """Figures over good and uncertain values, null where there were too few; `bad` values are only counted."""
+    """Figures over good and uncertain values, null where there were too few; `bad` values are only counted.
+    `percentiles_of` says whether those are of single readings or of means."""
 
     n: int
     good: int
@@ -293,6 +294,7 @@ class StatisticsAnswer(SeriesAnswer):
     p05: float | None
     median: float | None
     p95: float | None
+    percentiles_of: str
     first: PointView | None
     last: PointView | None
 
@@ -309,7 +311,7 @@ class StatisticsAnswer(SeriesAnswer):
             )
 
         return cls(
-            **_head(series, start, end, frame),
+            **(_head(series, start, end, frame) | _origin(figures)),
             n=figures.n,
             good=figures.good,
             uncertain=figures.uncertain,
@@ -323,6 +325,7 @@ class StatisticsAnswer(SeriesAnswer):
             p05=rounded(figures.p05),
             median=rounded(figures.median),
             p95=rounded(figures.p95),
+            percentiles_of=figures.percentiles_of,
         )
 
 
@@ -350,45 +353,6 @@ class Schema(Answer):
         return cls(**frame.fields(), tables=[view(table) for table in tables])
 
 
-View = TypeVar("View", bound=BaseModel)
-
-
-def compact(view: BaseModel) -> str:
-    """The view as JSON without blanks; unset fields are left out."""
-    return view.model_dump_json(exclude_unset=True)
-
-
-def first_that_fit(items: Sequence[Item], make: Callable[[Sequence[Item]], View]) -> View:
-    """The view of as many leading items as stay below the ceiling."""
-    view = make(items)
-    while len(items) > 1 and (size := len(compact(view).encode())) > CEILING_BYTES:
-        items = items[: max(1, min(len(items) - 1, int(len(items) * CEILING_BYTES / size)))]
-        view = make(items)
-    return view
-
-
-def thinned_to_fit(items: Sequence[Item], make: Callable[[Sequence[Item]], View]) -> View:
-    """The view of as many items as stay below the ceiling, evenly chosen, first and last kept."""
-    view, kept = make(items), len(items)
-    while kept > 2 and (size := len(compact(view).encode())) > CEILING_BYTES:
-        kept = max(2, min(kept - 1, int(kept * CEILING_BYTES / size)))
-        view = make([items[round(i * (len(items) - 1) / (kept - 1))] for i in range(kept)])
-    return view
-
-
-def clean(text: str) -> str:
-    """A device's words as data: one line, no control or direction characters, at most 200 characters."""
-    kept = "".join(" " if unicodedata.category(c) in {"Cc", "Cf", "Zl", "Zp"} else c for c in text[: 4 * TEXT_LIMIT])
-    return " ".join(kept.split())[:TEXT_LIMIT]
-
-
-def rounded(value: float | None) -> float | None:
-    """Six significant digits (above a million: one decimal): more than any sensor here resolves, half the text."""
-    if value is None or not math.isfinite(value):
-        return None  # JSON knows neither NaN nor infinity
-    return float(f"{value:.6g}") if abs(value) < 1e6 else round(value, 1)
-
-
 def _quality(quality: Quality, reason: str) -> dict[str, str]:
     return {"quality": str(quality)} if quality is Quality.GOOD else {"quality": str(quality), "reason": reason}
 
@@ -402,6 +366,11 @@ def _head(series: Series, start: datetime, end: datetime, frame: Frame) -> dict[
         "start": frame.local(start),
         "end": frame.local(end),
     }
+
+
+def _origin(answer: Points | Buckets | Statistics) -> dict[str, Any]:
+    minutes = answer.resolution // timedelta(minutes=1)
+    return {"source": answer.source} | ({"resolution": f"{minutes} minutes"} if minutes else {})
 
 
 def _count(times: Sequence[datetime], total: int, frame: Frame) -> dict[str, Any]:

@@ -32,9 +32,12 @@ class Journal:
     async def run(self) -> Never:
         """Write what was noted, for ever; what the store does not take is lost to the log only."""
         while True:
-            event = await self._waiting.get()
+            events = [await self._waiting.get()]
+            while not self._waiting.empty():
+                events.append(self._waiting.get_nowait())
             try:
-                await commands.add_event(self._store, event)
+                await commands.add_events(self._store, events)
             except StoreError as error:
-                self.dropped += 1
-                log.error("event not kept (%s: %s): %s", event.kind, event.message, error)
+                self.dropped += len(events)
+                for event in events:
+                    log.error("event not kept (%s: %s): %s", event.kind, event.message, error)

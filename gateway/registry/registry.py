@@ -91,9 +91,10 @@ class Registry:
     """Devices and their state, over the store. `load` first; `seen` after each commit; `run` writes back, and tells of
     each change of a status in an event."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, known_after_s: float = 0.0) -> None:
         self._store = store
         self._clock = clock
+        self._known_after = timedelta(seconds=known_after_s)
         self._entries: dict[str, _Entry] = {}
         self._started: datetime = clock.now()
         self._changed = asyncio.Event()
@@ -224,8 +225,9 @@ class Registry:
         await commands.set_setting(self._store, "intervals", json.dumps(learned))
 
     async def announce(self) -> None:
-        """Write one event for each device whose status changed since the last one."""
+        """Write one event for each device whose status changed since the last one, all of them at once."""
         now = self._clock.now()
+        told: list[tuple[_Said, Status, frozenset[str]]] = []
         for device_id, entry in list(self._entries.items()):
             said = entry.said
             if not said.look and (said.look_at is None or now < said.look_at):
@@ -235,13 +237,17 @@ class Registry:
             if status.status == said.status and (said.failing is None or said.failing == failing):
                 said.failing = failing
             elif self._too_early(entry, status.status, now):
-                said.look_at = self._started + SILENT_AFTER * timedelta(seconds=entry.interval_s)
+                said.look_at = self._started + self._silent_after(entry)
             elif len(said.times) == EVENTS_AN_HOUR and now - said.times[0] < timedelta(hours=1):
                 said.held_back, said.look_at = said.held_back + 1, said.times[0] + timedelta(hours=1)
             else:
-                await self._tell(said, status, now)
-                said.status, said.failing, said.held_back = status.status, failing, 0
-                said.times.append(now)
+                told.append((said, status, failing))
+        if not told:
+            return
+        await commands.add_events(self._store, [_event(said, status, now) for said, status, _ in told])
+        for said, status, failing in told:
+            said.status, said.failing, said.held_back = status.status, failing, 0
+            said.times.append(now)
 
     async def run(self, every_s: float = 60.0) -> None:
         """Announce what changes and flush now and then, for ever; what cannot be written now is written later."""
@@ -287,25 +293,22 @@ class Registry:
 
     def _next_change(self, entry: _Entry, now: datetime) -> datetime | None:
         """When silence alone will change the status."""
-        interval = timedelta(seconds=entry.interval_s)
-        moments = [self._started + SILENT_AFTER * interval]
+        moments = [self._started + self._silent_after(entry)]
         if entry.last_seen is not None:
-            moments += [entry.last_seen + LATE_AFTER * interval, entry.last_seen + SILENT_AFTER * interval]
+            moments += [entry.last_seen + self._late_after(entry), entry.last_seen + self._silent_after(entry)]
         return min((moment for moment in moments if moment > now), default=None)
 
     def _too_early(self, entry: _Entry, status: str, now: datetime) -> bool:
         """Whether a device had no time yet to be heard since the start."""
         unheard = entry.last_seen is None or entry.last_seen < self._started
-        waiting = now - self._started < SILENT_AFTER * timedelta(seconds=entry.interval_s)
+        waiting = now - self._started < self._silent_after(entry)
         return status in {"late", "silent"} and entry.offline_since is None and unheard and waiting
 
-    async def _tell(self, said: _Said, status: Status, now: datetime) -> None:
-        before = said.status or "new"
-        detail = {"from": before, "to": status.status, "reason": status.reason, "since": status.since.isoformat()}
-        if said.held_back:
-            detail["held_back"] = str(said.held_back)
-        text = f"{before} -> {status.status}: {status.reason}"
-        await commands.add_event(self._store, Event(now, "status", status.device_id, text, detail))
+    def _late_after(self, entry: _Entry) -> timedelta:
+        return LATE_AFTER * timedelta(seconds=entry.interval_s) + self._known_after
+
+    def _silent_after(self, entry: _Entry) -> timedelta:
+        return SILENT_AFTER * timedelta(seconds=entry.interval_s) + self._known_after
 
     def _judge(self, entry: _Entry) -> tuple[str, datetime, str]:
         if not entry.faults:
@@ -317,25 +320,25 @@ class Registry:
         return "degraded", min(since), reason
 
     def _heard(self, entry: _Entry) -> tuple[str, datetime, str]:
-        now, interval = self._clock.now(), timedelta(seconds=entry.interval_s)
+        now, late_after, silent_after = self._clock.now(), self._late_after(entry), self._silent_after(entry)
         if entry.offline_since is not None:
             return "silent", entry.offline_since, "its connection to the broker ended"
         if entry.last_seen is None:
             return "silent", self._started, "waiting: never heard yet"
         age = now - entry.last_seen
-        if age < LATE_AFTER * interval:
+        if age < late_after:
             return "online", entry.online_since or entry.last_seen, f"heard within {LATE_AFTER} intervals"
         said = f"nothing for {_words(age)}, expected every {entry.interval_s:g} s"
-        if age < SILENT_AFTER * interval:
-            return "late", entry.last_seen + LATE_AFTER * interval, said
-        if now - self._started < SILENT_AFTER * interval and entry.last_seen < self._started:
+        if age < silent_after:
+            return "late", entry.last_seen + late_after, said
+        if now - self._started < silent_after and entry.last_seen < self._started:
             # We were not listening: the device may have spoken to nobody.
             return "late", self._started, f"{said}; the gateway started {_words(now - self._started)} ago"
-        return "silent", entry.last_seen + SILENT_AFTER * interval, said
+        return "silent", entry.last_seen + silent_after, said
 
     def _hear(self, entry: _Entry, received: datetime) -> None:
         pause = None if entry.last_seen is None else (received - entry.last_seen).total_seconds()
-        if entry.online_since is None or pause is None or pause >= LATE_AFTER * entry.interval_s:
+        if entry.online_since is None or pause is None or pause >= self._late_after(entry).total_seconds():
             entry.online_since = received
         first = entry.last_seen is None or entry.last_seen < self._started
         entry.last_seen = received
@@ -373,6 +376,14 @@ class Registry:
             location=sensor.location,
             metadata=sensor.metadata,
         )
+
+
+def _event(said: _Said, status: Status, now: datetime) -> Event:
+    before = said.status or "new"
+    detail = {"from": before, "to": status.status, "reason": status.reason, "since": status.since.isoformat()}
+    if said.held_back:
+        detail["held_back"] = str(said.held_back)
+    return Event(now, "status", status.device_id, f"{before} -> {status.status}: {status.reason}", detail)
 
 
 def _merged(old: Device, new: Device) -> Device:

@@ -70,6 +70,7 @@ class Batch:
         self._dated: set[tuple[int, int, float | None]] = set()
         self._suspects: list[int] = []
         self._undated = False
+        self._tops: dict[int, int] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -137,6 +138,8 @@ class Batch:
                 and replaces(reading, best[1] if best is not None else known.newest.get(series_id))
             ):
                 newest[series_id] = (ms, reading)
+                if ms < best_ms:  # not believed, but there: an equal one may come again
+                    self._tops[series_id] = max(best_ms, self._tops.get(series_id, best_ms))
 
     def write(self, db: duckdb.DuckDBPyConnection) -> None:
         """All of it into the open transaction."""
@@ -168,7 +171,7 @@ class Batch:
         if self._series:
             known.devices.update(self._devices)
             known.add(list(self._sensors.values()), list(self._series.values()))
-        known.refresh(self._newest)
+        known.refresh(self._newest, self._tops)
 
     def _receive(self, device: str, numbers: Delivery) -> bool:
         key = (device, numbers.boot)

@@ -15,6 +15,7 @@ from gateway.store import views
 from gateway.store.engine import INTERRUPT_EVERY_S
 from gateway.store.errors import StoreClosed
 from gateway.store.known import Known
+from gateway.store.repair import GOOD_COPY
 from gateway.store.segments.layout import Segment
 from gateway.store.segments.view import View
 from gateway.store.types import Commit, Series
@@ -141,6 +142,11 @@ class Store:
         await self._on_writer(self._writer.checkpoint)
         await self._answer(self._working, self._writer.save_copy)
 
+    @property
+    def has_copy(self) -> bool:
+        """Whether there is a last good copy of the hot file."""
+        return self._writer.engine.file.with_name(GOOD_COPY).exists()
+
     async def rebuild(self) -> None:
         """Write the hot file anew, so that what was deleted is in none of its blocks; running questions fail once."""
         await self._on_writer(self._writer.rebuild)
@@ -170,7 +176,7 @@ class Store:
 
     def _viewed(self, cursor: Connection, question: Callable[[View], T]) -> T:
         def begin() -> None:
-            cursor.execute("begin")
+            cursor.execute("begin transaction read only")
             cursor.execute("select 1 from dated limit 1").fetchall()  # the snapshot is taken at the first look
 
         with self._writer.shelf.hold(begin) as segments:

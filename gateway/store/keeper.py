@@ -99,7 +99,7 @@ class Keeper:
             merged = await self.compact()
             merged += await self.expire()
             merged += await self.make_room()
-            if sealed or merged:
+            if sealed or merged or not self._store.has_copy:
                 await self.save_copy()
         except (StoreError, duckdb.Error, OSError, seal.HotChanged) as error:
             log.warning("housekeeping is tried again: %s", error)
@@ -183,6 +183,7 @@ class Keeper:
 
             await self._store.rearrange(change, adopt=lambda known: known.forget_values(gone))
             await self._store.rebuild()
+            self._drop_evidence()
         await self.save_copy()
 
     async def mark(self, series: Collection[int], start_ms: int, end_ms: int, quality: int) -> None:
@@ -207,6 +208,13 @@ class Keeper:
     async def save_copy(self) -> None:
         """Put a copy of the hot file aside that a damaged one is replaced by: hot.good.duckdb."""
         await self._store.save_copy()
+
+    def _drop_evidence(self) -> None:
+        """Files that a repair or a migration put aside may hold what is to be gone."""
+        for pattern in ("*.damaged*", "hot.schema-*", "segments/*.damaged"):
+            for file in self._store.folder.glob(pattern):
+                file.unlink()
+                self._tell("deleted", f"{file.name}, which had been put aside, went with the readings")
 
     def _until_due_s(self) -> float:
         now = self._clock.now()

@@ -117,9 +117,10 @@ class Known:
     def requalify(self, marks: Sequence[tuple[int, int, int, int]]) -> None:
         """Readings of (series, start ms, end ms) got another quality byte."""
         for series_id, start_ms, end_ms, quality in marks:
-            if start_ms <= self.newest_ms.get(series_id, end_ms) < end_ms:
+            newest = self.newest.get(series_id)
+            if newest is not None and start_ms <= codes.to_ms(newest.time) < end_ms:
                 quality_, reason = codes.unpack(quality)
-                self.newest[series_id] = self.newest[series_id]._replace(quality=quality_, reason=reason)
+                self.newest[series_id] = newest._replace(quality=quality_, reason=reason)
 
     def save(self, db: duckdb.DuckDBPyConnection) -> None:
         """Into the open transaction: the newest values, valid up to `batch`; superseded delivery states are dropped."""
@@ -148,8 +149,8 @@ class Known:
         self.next_sensor_id = max([self.next_sensor_id, *(sensor.sensor_id + 1 for sensor in sensors)])
         self.next_series_id = max([self.next_series_id, *(each.series_id + 1 for each in series)])
 
-    def refresh(self, fresh: Mapping[int, tuple[int, Reading]]) -> None:
-        """Newest readings by series, after their COMMIT."""
+    def refresh(self, fresh: Mapping[int, tuple[int, Reading]], tops: Mapping[int, int]) -> None:
+        """Newest readings by series, after their COMMIT; `tops` are greater times that came with them."""
         if any(series_id not in self.newest for series_id in fresh):
             self.newest = {**self.newest, **{series_id: reading for series_id, (_, reading) in fresh.items()}}
         else:
@@ -158,6 +159,7 @@ class Known:
         # The greatest time that was ever seen, also where that is not believed: what is newer cannot be there yet.
         top = self.newest_ms
         top.update({series_id: max(ms, top.get(series_id, ms)) for series_id, (ms, _) in fresh.items()})
+        top.update({series_id: max(ms, top[series_id]) for series_id, ms in tops.items()})
 
     def _load_names(self, db: duckdb.DuckDBPyConnection) -> None:
         self.devices = {row[0] for row in db.execute("select device_id from device").fetchall()}

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Literal, NamedTuple
 
 from drivers.model import Quality, Quantity, Reason
 from gateway.reading import Reading
+
+Source = Literal["raw", "rollup", "raw+rollup"]
+"""What an answer was made of: stored readings, rollups of 15 minutes, or both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,8 @@ class Sensor:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One stored value of a series; None where it was bad without a value."""
+class Point(NamedTuple):
+    """One stored value of a series; None where it was bad without a value. A tuple, because answers have thousands."""
 
     time: datetime
     value: float | None
@@ -91,15 +93,22 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """A range of a series, evenly thinned where it held more than was asked for. `total` counts before thinning."""
+    """A range of a series in order of time, thinned where it held more than was asked for: then its first and last
+    point, and of each span the smallest and the largest usable value, or one bad point where nothing was usable.
+
+    `total` counts before thinning, `bad` how many of them were not usable. Where `resolution` is not zero, rollups
+    stood in: all times but the last are starts of 15 minutes, and quality is that of the worst of them.
+    """
 
     points: tuple[Point, ...]
     total: int
+    bad: int
+    source: Source
+    resolution: timedelta
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """A span of a series, start included: only good and uncertain values count; `bad` says how many did not."""
+class Bucket(NamedTuple):
+    """A span of a series, start included: only good and uncertain values count (n); `bad` says how many did not."""
 
     start: datetime
     n: int
@@ -107,12 +116,56 @@ class Bucket:
     mean: float
     max: float
     last: float
+    uncertain: int
     bad: int
 
 
 @dataclass(frozen=True, slots=True)
+class Buckets:
+    """A range of a series in spans, oldest first. Where `resolution` is not zero, readings had expired: then it begins
+    with the first whole 15 minutes, and a span that cuts them counts those that begin in it."""
+
+    buckets: tuple[Bucket, ...]
+    source: Source
+    resolution: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class BucketsOfSeries:
+    """The same for several series, by their ids; those without a usable value are left out."""
+
+    buckets: Mapping[int, tuple[Bucket, ...]]
+    source: Source
+    resolution: timedelta
+
+
+class Total(NamedTuple):
+    """Good and uncertain values of a series over a whole range (n); `bad` says how many more there were."""
+
+    n: int
+    min: float
+    mean: float
+    max: float
+    uncertain: int
+    bad: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """By the ids of their series; those without a usable value are left out. `resolution` as of Buckets."""
+
+    totals: Mapping[int, Total]
+    source: Source
+    resolution: timedelta
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
-    """Figures of a range of a series over its good and uncertain values (n); None where there are none."""
+    """Figures of a range of a series over its good and uncertain values (n); None where there are none.
+
+    `percentiles_of` says what p05, median and p95 are of: single readings, or means of 15 minutes. With a resolution
+    readings had expired: the range begins with the first whole 15 minutes, and `first` is the last reading of those.
+    """
 
     n: int
     good: int
@@ -127,6 +180,98 @@ class Statistics:
     p95: float | None
     first: Point | None
     last: Point | None
+    percentiles_of: Literal["readings", "15-minute means"]
+    source: Source
+    resolution: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """One side of a comparison. `interval` is the usual time between its readings, `coverage` the share of readings
+    that are there and usable of those that this interval promises; None where there are too few to tell."""
+
+    start: datetime
+    end: datetime
+    figures: Statistics
+    interval: timedelta | None
+    coverage: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two periods of a series; `change` is the second less the first, None where either has no such figure."""
+
+    first: Period
+    second: Period
+    change: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A value that stands out. `score` is its signed distance from the median of its series in robust deviations;
+    `why` says it in words. `time` is exact unless the answer has a resolution."""
+
+    series_id: int
+    time: datetime
+    value: float
+    score: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Anomalies:
+    """The worst hits first; `total` counts all of them. Where `source` is not "raw", 15 minutes give at most two hits
+    (their extremes), and medians and deviations are those of 15-minute means."""
+
+    hits: tuple[Hit, ...]
+    total: int
+    source: Source
+    resolution: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A time without readings: from the last one before it to the first one after it, or to the end of the range."""
+
+    start: datetime
+    end: datetime
+    is_over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Silences:
+    """The longest first; `total` counts all. `interval` is the usual time between readings, None for too few."""
+
+    silences: tuple[Silence, ...]
+    total: int
+    interval: timedelta | None
+    source: Source
+    resolution: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Aged:
+    """A newest reading and how old it was when asked; a stale one counts in no figure."""
+
+    reading: Reading
+    age: timedelta
+    is_stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneMetric:
+    """What the devices of a zone ("" for those without one) say now of one metric. The figures are over fresh, usable
+    values (n); `stale` counts the readings that are too old."""
+
+    zone_id: str
+    metric: str
+    quantity: Quantity
+    newest: tuple[Aged, ...]
+    n: int
+    min: float | None
+    mean: float | None
+    max: float | None
+    stale: int
 
 
 @dataclass(frozen=True, slots=True)

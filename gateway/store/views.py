@@ -1,14 +1,25 @@
-"""What assistants see of the store: views with naive UTC times. They are derived, so no migration speaks of them."""
+"""What assistants see of the store: views with naive UTC times. They are derived, so no migration speaks of them.
+
+Two of them are not for assistants: all readings, and all that figures are made of (rollups, and readings where there
+are none), as files and tables have them now. Only these change when something is sealed; the others stand on them.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
 
+from gateway.store.cells import of_readings, of_rollups
 from gateway.store.codes import USABLE_BELOW
+from gateway.store.segments import parquet
+from gateway.store.segments.layout import BUCKET_MS, DAY_MS, HOUR_MS
+from gateway.store.segments.view import View
 from gateway.store.types import Sensor, Series
 
 MAX_TYPES = 100
 MAX_METRICS = 64
 """Bounds on views and their columns: the names come from devices."""
+
+READINGS, CELLS = "every_reading", "every_cell"
+HIDDEN = frozenset({READINGS, CELLS})
 
 # The columnar views that exist before their first sensor does, with the columns people expect there.
 KNOWN_TYPES: dict[str, tuple[str, ...]] = {
@@ -24,12 +35,12 @@ BASE = {
     "sensors": "select sensor_id, device_id, sensor_type, location, metadata from sensor",
     "zones": "select zone_id, name, building, floor, area_sqm, description from zone",
     "events": "select time, kind, device_id, message, detail from event",
-    "measurements": """
+    "measurements": f"""
         select r.ts as time, n.sensor_id, n.device_id, n.sensor_type, s.metric as metric_type, r.value, s.unit,
                ['good', 'uncertain', 'bad', 'missing'][(r.quality >> 6) + 1] as quality
-        from reading r join series s using (series_id) join sensor n using (sensor_id)""",
+        from {READINGS} r join series s using (series_id) join sensor n using (sensor_id)""",  # noqa: S608
 }
-SPANS = {"measurements_15min": "15 minutes", "measurements_hourly": "1 hour", "measurements_daily": "1 day"}
+SPANS = {"measurements_15min": BUCKET_MS, "measurements_hourly": HOUR_MS, "measurements_daily": DAY_MS}
 
 DESCRIPTIONS = {
     "devices": "One row for each device: where it is, what it is, and whether it is heard.",
@@ -90,9 +101,9 @@ def type_metrics(sensors: Iterable[Sensor], series: Iterable[Series]) -> dict[st
     return {kind: tuple(columns) for kind, columns in metrics.items()}
 
 
-def definitions(types: dict[str, tuple[str, ...]]) -> dict[str, str]:
-    """Name and query of every view."""
-    views = dict(BASE)
+def definitions(types: dict[str, tuple[str, ...]], stored: View) -> dict[str, str]:
+    """Name and query of every view, those that others stand on first."""
+    views = {READINGS: f"select * from {stored.raw()}", CELLS: f"select * from {_cells(stored)}"} | BASE  # noqa: S608
     for name, span in SPANS.items():
         views[name] = _span(span)
     for kind, metrics in types.items():
@@ -109,14 +120,24 @@ def statement(name: str, query: str) -> str:
     return f'create or replace view "{name}" as {query}'
 
 
-def _span(span: str) -> str:
-    # The origin is named: DuckDB's own depends on the width.
+def _cells(stored: View) -> str:
+    """SQL of each value that is stored once: in a rollup where there is one, else as a reading."""
+    rolled = [each.roll for each in stored.segments if each.roll]
+    bare = tuple(each for each in stored.segments if not each.roll)
+    parts = [of_readings(View(stored.db, bare, stored.folder).raw())]
+    if rolled:
+        parts.append(of_rollups(parquet.scan(stored.folder, rolled, parquet.ROLL_COLUMNS)))
+    return parquet.union(parts)
+
+
+def _span(width_ms: int) -> str:
     return f"""
-        select time_bucket(interval '{span}', r.ts::TIMESTAMP, TIMESTAMP '1970-01-01') as bucket, s.sensor_id,
-               s.metric as metric_type, count(*) as n, min(r.value) as min, avg(r.value) as mean, max(r.value) as max,
-               stddev_samp(r.value) as stddev, arg_max(r.value, r.ts) as last
-        from reading r join series s using (series_id)
-        where r.quality < {USABLE_BELOW} and r.value is not null group by all"""  # noqa: S608
+        select make_timestamp_ms(c.ms - c.ms % {width_ms})::TIMESTAMP as bucket, s.sensor_id, s.metric as metric_type,
+               sum(c.n)::BIGINT as n, min(c.lo) as min, sum(c.sum) / sum(c.n) as mean, max(c.hi) as max,
+               case when sum(c.n) > 1 then sqrt(greatest(0, sum(c.m2)
+                   + (sum(c.sum * c.sum / c.n) - sum(c.sum) ** 2 / sum(c.n))) / (sum(c.n) - 1)) end as stddev,
+               (max({{'ms': c.at_ms, 'value': c.at_value}})).value as last
+        from {CELLS} c join series s using (series_id) where c.n > 0 group by all"""  # noqa: S608
 
 
 def _columnar(kind: str, metrics: Sequence[str]) -> str:
@@ -131,7 +152,7 @@ def _columnar(kind: str, metrics: Sequence[str]) -> str:
     ]
     return f"""
         select {", ".join(["r.ts as time", "s.sensor_id", *columns])}
-        from reading r join series s using (series_id) join sensor n using (sensor_id)
+        from {READINGS} r join series s using (series_id) join sensor n using (sensor_id)
         where n.slug = {_text(kind)} and r.quality < {USABLE_BELOW} and r.value is not null
         group by r.ts, s.sensor_id"""  # noqa: S608
 

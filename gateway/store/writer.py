@@ -312,10 +312,13 @@ class Writer:
         return result
 
     def checkpoint(self) -> None:
-        """Fold the log into the file; StoreError where that failed, and the file is open again."""
+        """Fold the log into the file, unless a question is in the way; StoreError where it failed, and the file is open
+        again."""
         self.ensure_open()
         try:
             self.engine.writer.execute("checkpoint")
+        except duckdb.TransactionException as error:
+            log.info("the log is folded later: %s", error)
         except duckdb.Error as error:
             self.engine.disconnect()
             self.ensure_open()

@@ -18,6 +18,7 @@ ZONE = ZoneInfo("Europe/Berlin")
     ("text", "meant"),
     [
         ("now", NOW),
+        ("today", datetime(2026, 3, 28, 23, tzinfo=UTC)),
         ("-24h", NOW - timedelta(hours=24)),
         ("-90s", NOW - timedelta(seconds=90)),
         ("15m", NOW - timedelta(minutes=15)),

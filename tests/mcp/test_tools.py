@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from mcp import Client
 
-from drivers.model import Quantity
+from drivers.model import Quality, Quantity, Reason
 from gateway.access.policy import ACTIONS
-from gateway.mcp.views import CEILING_BYTES
-from tests.web.house import ERAS, House, reading
+from gateway.mcp.fitting import CEILING_BYTES
+from gateway.store.keeper import Keeper, Keeping, Retention
+from tests.web.house import ERAS, HandClock, House, reading
 
 pytestmark = pytest.mark.parametrize("era", ERAS)
 
@@ -138,16 +139,32 @@ async def test_sensors_with_their_units(home: House, era: str) -> None:
     }
 
 
-async def test_a_series_is_thinned_evenly_and_says_so(home: House, era: str) -> None:
+async def test_a_series_is_thinned_and_says_so(home: House, era: str) -> None:
     async with home.client(era) as client:
-        said = await answer(client, "get_time_series", device="attic", metric="co2", max_points=5)
-    assert (said["total"], said["returned"], said["downsampled"]) == (1439, 5, True)
-    assert said["unit"] == "ppm"
+        said = await answer(client, "get_time_series", device="attic", metric="co2", max_points=6)
+    assert (said["total"], said["returned"], said["downsampled"]) == (1439, 4, True)
+    assert (said["unit"], said["source"]) == ("ppm", "raw")
     assert said["start"] == "2026-11-19T13:00:00+01:00"
     assert (said["times"][0], said["times"][-1]) == ("2026-11-19T13:01:00+01:00", "2026-11-20T12:59:00+01:00")
-    assert (said["values"][0], said["values"][-1]) == (401.0, 1839.0)
+    assert said["values"] == [401.0, 1119.0, 1120.0, 1839.0]  # of each half the smallest and the largest
     assert said["age_s"] == 60.0
-    assert "qualities" not in said
+    assert not {"qualities", "resolution", "bad_total"} & set(said)
+
+
+async def test_a_peak_survives_thinning_and_the_ceiling(home: House, era: str) -> None:
+    values = [20.0 + i % 3 / 1000 for i in range(3000)]
+    values[1234], values[2345] = 99.5, -7.25
+    seconds = [reading(value=value, age=timedelta(seconds=3000 - i), sensor="fast") for i, value in enumerate(values)]
+    bad = reading(value=9999.0, age=timedelta(seconds=0.5), sensor="fast", quality=Quality.BAD, reason=Reason.SPIKE)
+    await home.add(*seconds, bad)
+    async with home.client(era) as client:
+        for most in (10, 200, 2000):
+            said = await answer(client, "get_time_series", sensor="fast", max_points=most)
+            by_value = dict(zip(said["values"], said["times"], strict=True))
+            assert said["returned"] <= most
+            assert (by_value[99.5], by_value[-7.25]) == ("2026-11-20T12:30:34+01:00", "2026-11-20T12:49:05+01:00")
+            assert (said["total"], said["bad_total"], said["qualities"][-1]) == (3001, 1, "bad")
+            assert len(json.dumps(said, separators=(",", ":"))) <= CEILING_BYTES
 
 
 async def test_a_short_series_is_whole(home: House, era: str) -> None:
@@ -167,12 +184,35 @@ async def test_a_series_with_a_doubtful_value_gives_all_qualities(home: House, e
 
 async def test_buckets(home: House, era: str) -> None:
     async with home.client(era) as client:
-        said = await answer(client, "get_time_series", metric="co2", start="2026-11-20T00:00:00Z", bucket="6h")
-    assert said["bucket"] == "21600s"
-    assert said["times"] == ["2026-11-20T01:00:00+01:00", "2026-11-20T07:00:00+01:00"]
-    assert (said["n"], said["bad"]) == ([360, 360], [0, 0])
-    assert (said["min"], said["mean"], said["max"]) == ([1120.0, 1480.0], [1299.5, 1659.5], [1479.0, 1839.0])
+        said = await answer(client, "get_time_series", metric="co2", start="today", bucket="6h")
+        days = await answer(client, "get_time_series", metric="co2", start="-2d", bucket="1d")
+        utc = await answer(client, "get_time_series", metric="co2", start="-3h", bucket="100m")
+    assert (said["bucket"], said["source"]) == ("6h", "raw")
+    assert said["times"] == [f"2026-11-20T{hour}:00:00+01:00" for hour in ("00", "06", "12")]
+    assert (said["n"], said["bad"]) == ([360, 360, 60], [0, 0, 0])
+    assert (said["min"][:2], said["mean"][:2], said["max"][:2]) == ([1060, 1420], [1239.5, 1599.5], [1419, 1779])
     assert "values" not in said
+    assert (days["times"], days["n"]) == (["2026-11-19T00:00:00+01:00", "2026-11-20T00:00:00+01:00"], [659, 780])
+    assert utc["times"][0] == "2026-11-20T09:40:00+01:00"  # 100 minutes do not divide a day
+
+
+async def test_where_readings_have_expired_the_answer_says_so(home: House, era: str) -> None:
+    keeping = Keeping(retention=(Retention(1, metric="co2"),))
+    moved = HandClock()
+    moved.time += timedelta(days=9)
+    keeper = Keeper(home.store, moved, keeping)
+    await keeper.seal(everything=True)
+    assert await keeper.expire() > 0
+    async with home.client(era) as client:
+        points = await answer(client, "get_time_series", metric="co2", start="-3h")
+        figures = await answer(client, "get_statistics", metric="co2", start="-1h")
+        buckets = await answer(client, "get_time_series", metric="co2", start="today", bucket="6h")
+    for said in (points, figures, buckets):
+        assert (said["source"], said["resolution"]) == ("rollup", "15 minutes")
+    assert {time[14:19] for time in points["times"][:-1]} == {f"{minutes:02}:00" for minutes in (0, 15, 30, 45)}
+    assert points["times"][-1] == "2026-11-20T12:59:00+01:00"
+    assert (figures["n"], figures["mean"], figures["percentiles_of"]) == (60, 1809.5, "15-minute means")
+    assert buckets["n"] == [360, 360, 60]
 
 
 async def test_statistics(home: House, era: str) -> None:
@@ -180,6 +220,7 @@ async def test_statistics(home: House, era: str) -> None:
         said = await answer(client, "get_statistics", metric="co2", start="-1h")
         none = await answer(client, "get_statistics", metric="pressure", start="-2h")
     assert (said["n"], said["min"], said["max"], said["mean"], said["unit"]) == (60, 1780.0, 1839.0, 1809.5, "ppm")
+    assert (said["source"], said["percentiles_of"]) == ("raw", "readings")
     assert said["last"] == {"time": "2026-11-20T12:59:00+01:00", "value": 1839.0, "age_s": 60.0, "quality": "good"}
     assert (none["n"], none["bad"], none["mean"], none["stddev"]) == (0, 1, None, None)
 

@@ -80,3 +80,13 @@ async def test_of_duplicates_in_the_middle_only_they_are_left_out(tmp_path: Path
         assert (commit.stored, commit.duplicates, commit.fresh) == (2, 3, (late, new))
         assert sorted(each.value or 0 for each in store.newest().values()) == [21.0, 410.0]
         assert len(await store.read(lambda db: db.execute(SQL).fetchall())) == 4
+
+
+async def test_a_reading_from_the_future_beside_a_right_one_is_there_once(tmp_path: Path) -> None:
+    future = local(reading(1.0, 90_000)._replace(received=T0), timed=True)
+    right = local(reading(2.0, 0), timed=True)
+    async with Store(tmp_path) as store:
+        assert (await store.append([future, right])).stored == 2
+        again = await store.append([future, right])
+        assert (again.stored, again.duplicates) == (0, 2)
+        assert store.known.newest[1].value == 2.0

@@ -55,8 +55,8 @@ async def rollups(store: Store) -> list[tuple[Any, ...]]:
     """Every bucket, merged, with figures rounded to what a FLOAT keeps."""
     return await store.ask(
         lambda view: view.db.execute(
-            f"""select series_id, epoch_ms(bucket), n, uncertain, bad, min, max, round(sum, 3), last, last_ms, round(m2, 1)
-                from {parquet.merged(view.rollup())} order by 1, 2"""
+            f"""select series_id, epoch_ms(bucket), n, uncertain, bad, min, max, round(sum, 3), last, last_ms,
+                    round(m2, 1) from {parquet.merged(view.rollup())} order by 1, 2"""
         ).fetchall()
     )
 
@@ -188,6 +188,11 @@ async def test_a_full_medium_takes_the_oldest_raw_readings_first(tmp_path: Path)
         assert "2026-11-20 12:00" in clock.told[1].message
 
 
+def holding(folder: Path, needle: bytes) -> list[Path]:
+    """The files that contain these bytes."""
+    return [file for file in folder.rglob("*") if file.is_file() and needle in file.read_bytes()]
+
+
 async def test_deleted_is_gone_from_every_file(tmp_path: Path) -> None:
     clock = SetClock(T0 + timedelta(hours=5, minutes=1))
     secret = 1234.56789012345
@@ -195,13 +200,12 @@ async def test_deleted_is_gone_from_every_file(tmp_path: Path) -> None:
         keeper = Keeper(store, clock)
         await store.append([*hours(3), *(local(reading(secret, n * 600.0, device="cellar")) for n in range(31))])
         await keeper.keep()
+        shutil.copy2(tmp_path / "hot.duckdb", tmp_path / "hot.duckdb.damaged-1")
         await keeper.delete_readings([2])
         assert {series for series, *_ in await rows(store)} == {1}
         assert {bucket[0] for bucket in await rollups(store)} == {1}
         assert [each.device for each in queries.latest(store)] == ["attic"]
-        needle = struct.pack("<d", secret)
-        holding = [file for file in tmp_path.rglob("*") if file.is_file() and needle in file.read_bytes()]
-        assert holding == []
+        assert holding(tmp_path, struct.pack("<d", secret)) == []
         before = await rows(store)
     async with Store(tmp_path) as store:
         assert await rows(store) == before

@@ -26,7 +26,7 @@ RAW_DAYS = 20
 QUALITIES = ((Quality.GOOD, Reason.NONE), (Quality.UNCERTAIN, Reason.UNUSUAL), (Quality.BAD, Reason.SPIKE))
 
 value = st.one_of(st.none(), st.integers(-5, 5).map(float), st.floats(-1e3, 1e3))
-given_row = st.tuples(st.sampled_from(DEVICES), st.integers(-90_000, 5_000), value, st.sampled_from(QUALITIES))
+given_row = st.tuples(st.sampled_from(DEVICES), st.integers(-90_000, 250), value, st.sampled_from(QUALITIES))
 Row = tuple[str, int, float | None, int]
 
 
@@ -82,10 +82,14 @@ class Housekeeping(RuleBasedStateMachine):
 
     @rule(found=st.lists(given_row, min_size=1, max_size=12))
     def append(self, found: list[tuple[str, int, float | None, tuple[Quality, Reason]]]) -> None:
-        """Some of now, some as late as a day."""
+        """Some of now (a sender's clock may be minutes ahead), some as late as a day."""
         offset = (self.clock.at - T0).total_seconds()
         messages = [
-            local(reading(amount, offset + at_s, device=device, quality=quality[0], reason=quality[1]))
+            local(
+                reading(amount, offset + at_s, device=device, quality=quality[0], reason=quality[1])._replace(
+                    received=self.clock.at
+                )
+            )
             for device, at_s, amount, quality in found
         ]
         self.runner.run(self.store.append(messages))

@@ -1,117 +1,23 @@
-"""Questions over a range, against a model in plain Python."""
+"""Questions and what they refuse; the views for assistants; devices, zones, and how much there is."""
 
-import math
-import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from statistics import fmean, stdev
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.model import Quality, Quantity, Reason
 from gateway.store import codes, commands, queries
 from gateway.store.db import Store
-from gateway.store.types import Bucket, Device, Point, Points, Sensor, Statistics, Zone
+from gateway.store.keeper import Keeper, Keeping, Retention
+from gateway.store.segments import parquet
+from gateway.store.types import Device, Sensor, Zone
 from tests.store.builders import T0, local, numbered, reading
+from tests.store.test_keeper import SetClock
+from tests.store.test_keeper_model import in_process
 
 MS = timedelta(milliseconds=1)
-Row = tuple[int, float | None, Quality]  # ms since T0, value, quality
-
-row = st.tuples(
-    st.integers(0, 5000),
-    st.one_of(st.none(), st.floats(-1e6, 1e6)),
-    st.sampled_from([Quality.GOOD, Quality.GOOD, Quality.UNCERTAIN, Quality.BAD]),
-)
-span = st.tuples(st.integers(-100, 5100), st.integers(1, 5200))
-
-
-def usable(rows: list[Row]) -> list[tuple[int, float, Quality]]:
-    return [(ms, value, quality) for ms, value, quality in rows if value is not None and quality < Quality.BAD]
-
-
-def naive_points(rows: list[Row], most: int) -> Points:
-    kept = list(rows)
-    if len(rows) > most:
-        low, high = rows[0][0], rows[-1][0]
-        spans: dict[int, Row] = {}
-        for each in rows:
-            spans.setdefault((each[0] - low) * (most - 1) // max(high - low, 1), each)
-        kept = list(spans.values())
-        if kept[-1] is not rows[-1]:
-            kept.append(rows[-1])
-    return Points(tuple(Point(T0 + ms * MS, value, quality, Reason.NONE) for ms, value, quality in kept), len(rows))
-
-
-def naive_buckets(rows: list[Row], width: int) -> list[Bucket]:
-    found: dict[int, list[Row]] = {}
-    for each in rows:
-        ms = codes.to_ms(T0) + each[0]
-        found.setdefault(ms - ms % width, []).append(each)
-    answer = []
-    for start, inside in sorted(found.items()):
-        good = [value for _, value, _ in usable(inside)]
-        if good:
-            lost = len(inside) - len(good)
-            answer.append(Bucket(codes.from_ms(start), len(good), min(good), fmean(good), max(good), good[-1], lost))
-    return answer
-
-
-def quantile(ordered: list[float], share: float) -> float:
-    place = share * (len(ordered) - 1)
-    low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
-    return low + (high - low) * (place - math.floor(place))
-
-
-def close(one: float | None, other: float | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-6)
-
-
-def check_statistics(found: Statistics, rows: list[Row]) -> None:
-    good = usable(rows)
-    values = [value for _, value, _ in good]
-    ordered = sorted(values)
-    assert found.n == len(good)
-    assert found.good == sum(quality is Quality.GOOD for _, _, quality in good)
-    assert (found.uncertain, found.bad) == (found.n - found.good, len(rows) - found.n)
-    assert (found.min, found.max) == (min(values, default=None), max(values, default=None))
-    assert close(found.mean, fmean(values) if values else None)
-    assert close(found.stddev, stdev(values) if len(values) > 1 else None)
-    for share, got in ((0.05, found.p05), (0.5, found.median), (0.95, found.p95)):
-        assert close(got, quantile(ordered, share) if ordered else None)
-    ends = [None, None] if not good else [good[0], good[-1]]
-    for end, point in zip(ends, (found.first, found.last), strict=True):
-        assert (point and (point.time, point.value)) == (end and (T0 + end[0] * MS, end[1]))
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(rows=st.lists(row, max_size=60), span=span, most=st.integers(2, 20), width=st.integers(1, 3000))
-async def test_ranges_equal_the_model(rows: list[Row], span: tuple[int, int], most: int, width: int) -> None:
-    start, end = T0 + span[0] * MS, T0 + (span[0] + span[1]) * MS
-    with tempfile.TemporaryDirectory() as folder:
-        async with Store(Path(folder)) as store:
-            # Two batches and another series between, so that arrival order is not the order of one scan.
-            half = len(rows) // 2
-            for part in (rows[:half], rows[half:]):
-                given_rows = [reading(value, ms / 1000, quality=quality) for ms, value, quality in part]
-                await store.append([local(reading(1.0, 2, sensor="other")), *(local(each) for each in given_rows)])
-            found = queries.find_series(store, sensor="scd30")
-            if not rows:
-                assert found == []
-                return
-            inside = sorted((r for r in rows if span[0] <= r[0] < span[0] + span[1]), key=lambda r: r[0])
-            series = found[0].series_id
-            assert await queries.points(store, series, start, end, most) == naive_points(inside, most)
-            got = await queries.buckets(store, series, start, end, width * MS)
-            want = naive_buckets(inside, width)
-            assert [(b.start, b.n, b.min, b.max, b.last, b.bad) for b in got] == [
-                (b.start, b.n, b.min, b.max, b.last, b.bad) for b in want
-            ]
-            assert all(close(one.mean, other.mean) for one, other in zip(got, want, strict=True))
-            check_statistics(await queries.statistics(store, series, start, end), inside)
 
 
 async def test_bounds_finer_than_a_millisecond(tmp_path: Path) -> None:
@@ -136,7 +42,7 @@ async def test_questions_that_make_no_sense(tmp_path: Path) -> None:
             await queries.statistics(store, 1, T0.replace(tzinfo=None), later)
         with pytest.raises(ValueError, match=r"bucket width 0:00:00 is not a positive"):
             await queries.buckets(store, 1, T0, later, timedelta(0))
-        with pytest.raises(ValueError, match="more than 100000 buckets"):
+        with pytest.raises(ValueError, match="more than 100000 buckets: take wider"):
             await queries.buckets(store, 1, T0, T0 + timedelta(days=9), timedelta(seconds=1))
         with pytest.raises(LookupError, match="series 99 does not exist"):
             await queries.points(store, 99, T0, later, 10)
@@ -162,23 +68,103 @@ async def test_a_new_type_gets_its_view_and_a_new_metric_its_column(tmp_path: Pa
         assert not {"token", "audit", "node_key", "reading", "setting"} & set(await names())
 
 
+async def ask(store: Store, query: str) -> list[tuple[object, ...]]:
+    return await store.read(lambda db: db.execute(query).fetchall())
+
+
+async def look(store: Store) -> list[list[tuple[object, ...]]]:
+    """What the views for assistants say."""
+    spans = "select bucket, sensor_id, metric_type, n, min, mean, max, round(stddev, 6), last"
+    return [
+        *[await ask(store, f"{spans} from {view} order by 1, 3") for view in SPANS],
+        await ask(store, "select time, metric_type, value, unit, quality from measurements order by all"),
+        await ask(store, "select * from scd30_measurements order by all"),
+    ]
+
+
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in [*folder.glob("hot.*"), *(folder / "segments").iterdir()])
+
+
+SPANS = ("measurements_15min", "measurements_hourly", "measurements_daily")
+
+
 async def test_the_views_speak_of_usable_values_in_utc(tmp_path: Path) -> None:
     async with Store(tmp_path) as store:
         bad = reading(9999.0, 30, quality=Quality.BAD, reason=Reason.OUT_OF_RANGE)
         await store.append([local(reading(400.0)), local(reading(500.0, 60)), local(bad), local(reading(7.0, 86_400))])
-
-        async def ask(query: str) -> list[tuple[object, ...]]:
-            return await store.read(lambda db: db.execute(query).fetchall())
-
         noon = datetime(2026, 11, 20, 12)  # noqa: DTZ001  # the views are naive UTC
-        for view in ("measurements_15min", "measurements_hourly"):
-            found = await ask(f"select bucket, n, min, mean, max, last from {view} order by 1 limit 1")
+        for view in SPANS[:2]:
+            found = await ask(store, f"select bucket, n, min, mean, max, last from {view} order by 1 limit 1")
             assert found == [(noon, 2, 400.0, 450.0, 500.0, 500.0)]
-        days = await ask("select bucket, n from measurements_daily order by 1")
+        days = await ask(store, "select bucket, n from measurements_daily order by 1")
         assert days == [(datetime(2026, 11, day), n) for day, n in ((20, 2), (21, 1))]  # noqa: DTZ001
-        flexible = await ask("select value, unit, quality from measurements order by time limit 2")
+        flexible = await ask(store, "select value, unit, quality from measurements order by time limit 2")
         assert flexible == [(400.0, "ppm", "good"), (9999.0, "ppm", "bad")]
-        assert await ask("select co2, temperature from scd30_measurements order by time limit 1") == [(400.0, None)]
+        usable = await ask(store, "select co2, temperature from scd30_measurements order by time limit 1")
+        assert usable == [(400.0, None)]
+        deviation = await ask(store, "select stddev from measurements_hourly order by bucket")
+        assert deviation == [(pytest.approx(70.7106781),), (None,)]
+
+
+@pytest.mark.parametrize("dense_from", [1, 1000], ids=["rollup files", "no rollup files"])
+async def test_the_views_see_what_is_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dense_from: int) -> None:
+    monkeypatch.setattr(parquet, "DENSE_FROM", dense_from)
+    rows = [
+        reading(400.0 + n % 7, 450 * n, quantity=quantity, quality=Quality.BAD if n % 11 == 0 else Quality.GOOD)
+        for n in range(200)
+        for quantity in (Quantity.CO2, Quantity.HUMIDITY)
+    ]
+    rules = (Retention(1, metric="humidity"),)
+    async with Store(tmp_path) as store:
+        keeper = Keeper(store, SetClock(T0 + timedelta(days=9)), Keeping(retention=rules), merge=in_process)
+        await store.append([local(each) for each in rows[:300]])
+        await keeper.seal(everything=True)
+        await store.append([local(each) for each in rows[300:]])
+        mixed = await look(store)
+        assert len(mixed[3]) == 400
+        await keeper.seal(everything=True)
+        assert await look(store) == mixed
+        assert await keeper.expire() > 0
+        expired = await look(store)
+        assert expired[:3] == mixed[:3]
+        assert expired[3] == [row for row in mixed[3] if row[1] != "humidity"]
+        names = {table.name for table in await queries.schema(store)}
+        assert not {"every_reading", "every_cell"} & names
+    async with Store(tmp_path) as store:
+        assert await look(store) == expired
+        counts = await queries.counts(store)
+        assert counts.readings == 200
+        assert counts.bytes_on_disk == size(tmp_path)
+
+
+async def test_zones_now(tmp_path: Path) -> None:
+    async with Store(tmp_path) as store:
+        await commands.save_device(store, Device("attic", zone_id="up"))
+        await commands.save_device(store, Device("loft", zone_id="up"))
+        await commands.save_device(store, Device("den", zone_id="up"))
+        await store.append(
+            [
+                local(reading(600.0, device="attic")),
+                local(reading(900.0, -20, device="loft")),
+                local(reading(5000.0, -700, device="den")),
+                local(reading(21.0, quantity=Quantity.TEMPERATURE, device="den", quality=Quality.BAD)),
+                local(reading(450.0, device="shed")),
+            ]
+        )
+        now = T0 + timedelta(seconds=5)
+
+        def stale_after(device: str) -> timedelta:
+            return timedelta(minutes=20 if device == "shed" else 10)
+
+        nowhere, air, heat = await queries.zone_snapshot(store, now, stale_after)
+        assert (nowhere.zone_id, nowhere.metric, nowhere.mean, nowhere.stale) == ("", "co2", 450.0, 0)
+        assert (air.zone_id, air.quantity, air.n) == ("up", Quantity.CO2, 2)
+        assert (air.min, air.mean, air.max, air.stale) == (600.0, 750.0, 900.0, 1)
+        ages = [(each.reading.device, each.age.total_seconds(), each.is_stale) for each in air.newest]
+        assert ages == [("attic", 5.0, False), ("den", 705.0, True), ("loft", 25.0, False)]
+        assert (heat.metric, heat.n, heat.mean, heat.newest[0].reading.value) == ("temperature", 0, None, 21.0)
+        assert await queries.zone_snapshot(store, now, stale_after, "up") == [air, heat]
 
 
 async def test_devices_sensors_zones(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import math
 from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from drivers.model import Quality, Quantity, Reason
@@ -210,7 +211,7 @@ async def test_a_cancelled_question_is_interrupted(tmp_path: Path) -> None:
         loop = asyncio.get_running_loop()
         endless = "select count(*) from range(100000) a, range(100000) b where a.range + b.range = 7"
 
-        def ask(db: "db.Connection") -> object:
+        def ask(db: duckdb.DuckDBPyConnection) -> object:
             loop.call_soon_threadsafe(started.set)
             return db.execute(endless).fetchall()
 

@@ -63,7 +63,7 @@ def merged(partials: str) -> str:
     """SQL of one rollup a series and bucket from several partial ones, to stand after FROM."""
     return f"""(select series_id, bucket, sum(n)::INTEGER as n, sum(uncertain)::INTEGER as uncertain,
         sum(bad)::INTEGER as bad, min(min) as min, max(max) as max, sum(sum) as sum,
-        greatest(0, sum(m2) + sum(sum * sum / nullif(n, 0)) - sum(sum) ** 2 / nullif(sum(n), 0))::FLOAT as m2,
+        greatest(0, sum(m2) + (sum(sum * sum / nullif(n, 0)) - sum(sum) ** 2 / nullif(sum(n), 0)))::FLOAT as m2,
         (max({{'ms': last_ms, 'value': last}}) filter (where n > 0)).value as last, max(last_ms)::INTEGER as last_ms
         from {partials} group by series_id, bucket)"""  # noqa: S608
 

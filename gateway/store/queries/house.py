@@ -1,73 +1,33 @@
-"""Every question the gateway asks of its store. Times are aware; ranges include their start and exclude their end."""
+"""Questions about what is small: devices and sensors, newest values, tokens, events, how much is stored."""
 
 import shutil
 from dataclasses import fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import duckdb
 
 from gateway.reading import Reading
 from gateway.store import codes, delivery, views
-from gateway.store.codes import USABLE_BELOW
 from gateway.store.db import Store
 from gateway.store.known import from_json
+from gateway.store.segments.view import HOT, View
 from gateway.store.types import (
     AuditRow,
-    Bucket,
     ColumnInfo,
     Counts,
     Device,
     Event,
     Gap,
-    Point,
-    Points,
     Sensor,
     Series,
-    Statistics,
     TableInfo,
     TokenRow,
     Zone,
 )
 
-MAX_POINTS = 100_000
-MAX_BUCKETS = 100_000
 MAX_ROWS = 10_000
 
-_RANGE = """
-    from reading where series_id = $series and ts >= make_timestamp_ms($start::BIGINT)::TIMESTAMP_MS
-        and ts < make_timestamp_ms($end::BIGINT)::TIMESTAMP_MS
-"""
-_USABLE = f"quality < {USABLE_BELOW} and value is not null"
-
-# Spans of equal length between the first and the last point; each gives its earliest, and the last point joins them.
-_POINTS = f"""
-    with r as (select epoch_ms(ts) as ms, rowid as id, value, quality {_RANGE}),
-    b as (select min(ms) as lo, max(ms) as hi, count(*) as total from r),
-    g as (select min({{'ms': ms, 'id': id, 'value': value, 'quality': quality}}) as p
-          from r, b group by case when total <= $most then id else (ms - lo) * ($most - 1) // greatest(hi - lo, 1) end),
-    e as (select max({{'ms': ms, 'id': id, 'value': value, 'quality': quality}}) as p from r)
-    select p.ms, p.id, p.value, p.quality, (select total from b)
-    from (select p from g union select p from e where p is not null) order by p.ms, p.id
-"""  # noqa: S608
-_BUCKETS = f"""
-    select start, count(*) filter (where usable) as n, min(value) filter (where usable),
-        avg(value) filter (where usable), max(value) filter (where usable),
-        max({{'ms': ms, 'id': id, 'value': value}}) filter (where usable),
-        count(*) filter (where not usable)
-    from (select epoch_ms(ts) as ms, rowid as id, value, {_USABLE} as usable,
-              ms - ((ms % $width) + $width) % $width as start {_RANGE})
-    group by start having n > 0 order by start
-"""  # noqa: S608
-_STATISTICS = f"""
-    select count(*) filter (where usable), count(*) filter (where usable and quality < 64),
-        count(*) filter (where usable and quality >= 64), count(*) filter (where not usable),
-        min(value) filter (where usable), max(value) filter (where usable), avg(value) filter (where usable),
-        stddev_samp(value) filter (where usable), quantile_cont(value, [0.05, 0.5, 0.95]) filter (where usable),
-        min({{'ms': ms, 'id': id, 'value': value, 'quality': quality}}) filter (where usable),
-        max({{'ms': ms, 'id': id, 'value': value, 'quality': quality}}) filter (where usable)
-    from (select epoch_ms(ts) as ms, rowid as id, value, quality, {_USABLE} as usable {_RANGE})
-"""  # noqa: S608
 _DEVICES = """
     select device_id, device_name, device_type, zone_id, building, floor, location, manufacturer, model,
         hardware_revision, mac_address, firmware_version, source, status, first_seen, last_seen, metadata
@@ -100,46 +60,6 @@ def latest(
     newest = store.newest()
     found = find_series(store, device=device, sensor=sensor, metric=metric)
     return [newest[each.series_id] for each in found if each.series_id in newest]
-
-
-async def points(store: Store, series_id: int, start: datetime, end: datetime, max_points: int) -> Points:
-    """A range of a series in order of time; where it holds more than max_points, evenly thinned over time, with its
-    first and last point kept. Bad values are included, as such."""
-    if not 2 <= max_points <= MAX_POINTS:
-        raise ValueError(f"max_points {max_points} is not within 2..{MAX_POINTS}: ask for buckets to see more at once")
-    arguments = _range(store, series_id, start, end) | {"most": max_points}
-    rows = await store.read(lambda db: db.execute(_POINTS, arguments).fetchall())
-    return Points(tuple(_point(ms, value, quality) for ms, _, value, quality, _ in rows), rows[0][4] if rows else 0)
-
-
-async def buckets(store: Store, series_id: int, start: datetime, end: datetime, width: timedelta) -> list[Bucket]:
-    """A range of a series in spans aligned to 1970-01-01 UTC; a span without a usable value is left out. Only readings
-    within the range count, also in its first and last span."""
-    width_ms = width // timedelta(milliseconds=1)
-    if width_ms < 1 or width % timedelta(milliseconds=1):
-        raise ValueError(
-            f"bucket width {width} is not a positive number of whole milliseconds: give one, such as 15 minutes"
-        )
-    arguments = _range(store, series_id, start, end) | {"width": width_ms}
-    if (arguments["end"] - arguments["start"]) // width_ms > MAX_BUCKETS:
-        raise ValueError(
-            f"{width} from {start} to {end} is more than {MAX_BUCKETS} buckets: take wider ones or less time"
-        )
-    rows = await store.read(lambda db: db.execute(_BUCKETS, arguments).fetchall())
-    return [
-        Bucket(codes.from_ms(start_ms), n, low, mean, high, last["value"], bad)
-        for start_ms, n, low, mean, high, last, bad in rows
-    ]
-
-
-async def statistics(store: Store, series_id: int, start: datetime, end: datetime) -> Statistics:
-    """Figures of a range of a series; quantiles interpolate between neighbours."""
-    arguments = _range(store, series_id, start, end)
-    row = await store.read(lambda db: _one(db, _STATISTICS, arguments))
-    n, good, uncertain, bad, low, high, mean, deviation, quantiles, *ends = row
-    p05, median, p95 = quantiles or (None, None, None)
-    first, last = (None if p is None else _point(p["ms"], p["value"], p["quality"]) for p in ends)
-    return Statistics(n, good, uncertain, bad, low, high, mean, deviation, p05, median, p95, first, last)
 
 
 async def devices(store: Store) -> list[Device]:
@@ -193,8 +113,14 @@ async def schema(store: Store) -> list[TableInfo]:
 
 async def counts(store: Store) -> Counts:
     """How much is stored and how much room is left."""
-    (readings,) = await store.read(lambda db: _one(db, "select count(*) from reading", {}))
+
+    def count(view: View) -> int:
+        hot: int = view.db.execute(f"select count(*) from {HOT}").fetchall()[0][0]  # noqa: S608
+        return hot + sum(each.rows for each in view.segments)
+
+    readings = await store.ask(count)
     used = sum(file.stat().st_size for file in store.folder.glob("hot.*") if file.is_file())
+    used += sum(each.raw_bytes + each.roll_bytes for each in store.segments)
     free = shutil.disk_usage(store.folder).free
     return Counts(readings, store.batch, len(store.series()), used, free)
 
@@ -254,26 +180,7 @@ def _gaps(db: duckdb.DuckDBPyConnection, device: str | None) -> list[Gap]:
     return found
 
 
-def _range(store: Store, series_id: int, start: datetime, end: datetime) -> dict[str, int]:
-    if series_id not in store.series():
-        raise LookupError(f"series {series_id} does not exist: find_series names those that do")
-    low, high = codes.bound_ms(start), codes.bound_ms(end)
-    if start >= end:
-        raise ValueError(f"start {start.isoformat()} is not before end {end.isoformat()}: swap them or widen the range")
-    return {"series": series_id, "start": low, "end": high}
-
-
 def _limit(limit: int) -> int:
     if not 1 <= limit <= MAX_ROWS:
         raise ValueError(f"limit {limit} is not within 1..{MAX_ROWS}: ask for fewer rows")
     return limit
-
-
-def _point(ms: int, value: float | None, quality: int) -> Point:
-    return Point(codes.from_ms(ms), value, *codes.unpack(quality))
-
-
-def _one(db: duckdb.DuckDBPyConnection, query: str, arguments: dict[str, int]) -> tuple[Any, ...]:
-    row = db.execute(query, arguments).fetchone()
-    assert row is not None, "an aggregate always answers with one row"
-    return row

@@ -1,0 +1,143 @@
+"""Values that stand out: far from what is usual for their series, or beyond a limit."""
+
+from collections.abc import Collection
+from datetime import datetime
+from itertools import accumulate
+from typing import NamedTuple
+
+from drivers.model import Quantity
+from gateway.store import codes
+from gateway.store.db import Store
+from gateway.store.queries.pieces import Ids, Pieces, bounds, cells, known, pieces
+from gateway.store.segments.view import View
+from gateway.store.types import Anomalies, Hit, Series
+
+DEVIATIONS = 6.0
+"""In a robust scale: of values that scatter as chance would have it, about two in a thousand million are so far off."""
+LIMIT, MAX_LIMIT = 100, 1_000
+MAD_TO_SIGMA = 1.4826
+MEAN_TO_SIGMA = 1.2533
+"""What makes the median, or the mean, of distances from the middle a standard deviation where those are normal."""
+NOISE = {Quantity.CO2: 5.0, Quantity.TEMPERATURE: 0.1, Quantity.HUMIDITY: 0.5, Quantity.PRESSURE: 0.1}
+"""Deviations below this say nothing: a room that hardly changes is no alarm (tune: the repeatability of sensors)."""
+
+# A sensor knows few different values: grouped by them, any number of readings fits into memory.
+_WORST = """
+    with v as materialized (select series_id, x, count(*)::DOUBLE as k from {values} group by series_id, x),
+    c as materialized ({middle}),
+    n as (select series_id, sum(k)::BIGINT - 1 as top from c group by series_id),
+    o as (select series_id, x, sum(k) over (partition by series_id order by x rows unbounded preceding) as upto from c),
+    m as (select series_id, {half} as median from o join n using (series_id) group by series_id),
+    a as (select series_id, abs(x - median) as x, k,
+              sum(k) over (partition by series_id order by abs(x - median) rows unbounded preceding) as upto
+          from c join m using (series_id)),
+    d as (select series_id, {half} as mad, sum(x * k) / sum(k) as mean from a join n using (series_id)
+          group by series_id),
+    s as (select series_id, median, greatest({mad} * mad, noise) as usual, {mean} * mean as scatter
+          from m join d using (series_id)
+          join (select unnest($1::INTEGER[]) as series_id, unnest($2::DOUBLE[]) as noise) using (series_id)),
+    t as (select series_id, x, k, median, coalesce((x - median) / nullif(coalesce(nullif(usual, 0), scatter), 0), 0)
+              as score from v join s using (series_id))
+    select series_id, x, score, median, k, sum(k) over () from t where {stands_out}
+    order by abs(score) desc, series_id, x limit {limit}
+"""
+_HALF = "(min(x) filter (where upto > top // 2) + min(x) filter (where upto > top - top // 2)) / 2"
+_WHEN = """
+    select v.series_id, ms, v.x, score, median from {values} v
+    join (select unnest($1::INTEGER[]) as series_id, unnest($2::DOUBLE[]) as x, unnest($3::DOUBLE[]) as score,
+              unnest($4::DOUBLE[]) as median) t on v.series_id = t.series_id and v.x = t.x
+    order by abs(score) desc, v.series_id, v.x, ms limit {limit}
+"""
+
+
+class Limits(NamedTuple):
+    """What stands out: a score of at least `deviations`, a value beyond `above` or `below`; None: not asked."""
+
+    deviations: float | None
+    above: float | None
+    below: float | None
+
+
+async def anomalies(
+    store: Store,
+    start: datetime,
+    end: datetime,
+    *,
+    series: Collection[int] | None = None,
+    deviations: float | None = DEVIATIONS,
+    above: float | None = None,
+    below: float | None = None,
+    limit: int = LIMIT,
+) -> Anomalies:
+    """Usable values of a range that are at least so many robust deviations (1.4826 times the median distance, at least
+    the noise of such sensors) from the median of their series, or above or below a limit in their unit; of all series,
+    or of these."""
+    limits = Limits(deviations, above, below)
+    _check(limits, limit)
+    within = bounds(start, end)
+    chosen = store.series() if series is None else {each: store.series()[known(store, each)] for each in series}
+    ids = None if series is None else list(chosen)
+
+    def ask(view: View) -> Anomalies:
+        of = pieces(view, ids, within)
+        noise = [NOISE.get(each.quantity, 0.0) for each in chosen.values()]
+        worst = view.db.execute(_worst(view, ids, of, limits, limit), [list(chosen), noise]).fetchall()
+        if not worst:
+            return Anomalies((), 0, of.source, of.of_times)
+        enough = next((at for at, k in enumerate(accumulate(row[4] for row in worst), 1) if k >= limit), limit)
+        columns = [list(column) for column in zip(*(row[:4] for row in worst[:enough]), strict=True)]
+        query = _WHEN.format(values=_values(view, set(columns[0]), of), limit=limit)
+        hits = [_hit(chosen[row[0]], limits, row) for row in view.db.execute(query, columns).fetchall()]
+        return Anomalies(tuple(hits), int(worst[0][5]), of.source, of.of_times)
+
+    return await store.ask(ask)
+
+
+def _worst(view: View, ids: Ids, of: Pieces, limits: Limits, limit: int) -> str:
+    middle = "select * from v"
+    if of.rolled is not None:
+        middle = f"""select series_id, sum / n as x, count(*) as k from {cells(view, ids, of, merge=True)}
+            where n > 0 group by series_id, x"""  # noqa: S608
+    terms = ["abs(score) >= {deviations!r}", "x > {above!r}", "x < {below!r}"]
+    asked = [term.format(**limits._asdict()) for term, value in zip(terms, limits, strict=True) if value is not None]
+    return _WORST.format(
+        values=_values(view, ids, of),
+        middle=middle,
+        half=_HALF,
+        mad=MAD_TO_SIGMA,
+        mean=MEAN_TO_SIGMA,
+        stands_out=" or ".join(asked),
+        limit=limit,
+    )
+
+
+def _values(view: View, ids: Ids, of: Pieces) -> str:
+    """SQL of series_id, ms, x: usable readings, and of rollups the extremes; to stand after FROM."""
+    found = cells(view, ids, of, merge=True)
+    if of.rolled is None:
+        return f"(select series_id, ms, lo as x from {found} where n > 0)"  # noqa: S608
+    both = "unnest(case when lo < hi then [lo, hi] else [lo] end)"
+    return f"(select series_id, ms, {both} as x from {found} where n > 0)"  # noqa: S608
+
+
+def _hit(series: Series, limits: Limits, row: tuple[int, int, float, float, float]) -> Hit:
+    series_id, ms, value, score, median = row
+    unit = series.quantity.unit
+    why = []
+    if limits.above is not None and value > limits.above:
+        why.append(f"above the limit of {limits.above:g} {unit}")
+    if limits.below is not None and value < limits.below:
+        why.append(f"below the limit of {limits.below:g} {unit}")
+    if limits.deviations is not None and abs(score) >= limits.deviations:
+        side = "above" if score > 0 else "below"
+        why.append(f"{abs(score):.1f} robust deviations {side} the median of {median:.6g} {unit}")
+    return Hit(series_id, codes.from_ms(ms), value, score, ", and ".join(why))
+
+
+def _check(limits: Limits, limit: int) -> None:
+    if all(each is None for each in limits):
+        raise ValueError("nothing to look for: give deviations, above or below")
+    if limits.deviations is not None and not limits.deviations > 0:
+        raise ValueError(f"deviations {limits.deviations} is not above 0: give such as {DEVIATIONS:g}")
+    if not 1 <= limit <= MAX_LIMIT:
+        raise ValueError(f"limit {limit} is not within 1..{MAX_LIMIT}: ask for fewer hits")
