@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 import duckdb
 
 from bench.figures import Figure, Goal
-from gateway.store import repair, wal
 from gateway.store.db import Store
+from gateway.store.mend import repair, wal
 from tests.store.builders import local, reading
 from tests.store.damage import Crashed, crash, faults, laid
 
