@@ -58,7 +58,7 @@ def with_extremes(points: Sequence[Point], most: int) -> Sequence[Point]:
     for part in range(parts):
         inside = range(part * len(points) // parts, (part + 1) * len(points) // parts)
         usable = [(value, at) for at in inside if (value := _usable(points[at])) is not None] or [(0.0, inside[0])]
-        kept |= {inside[0]}
+        kept |= {min(usable)[1], max(usable)[1]}
     return [points[at] for at in sorted(kept)]
 
 

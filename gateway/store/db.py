@@ -15,7 +15,7 @@ from gateway.store import views
 from gateway.store.engine import INTERRUPT_EVERY_S
 from gateway.store.errors import StoreClosed
 from gateway.store.known import Known
-from gateway.store.repair import GOOD_COPY
+from gateway.store.mend.repair import GOOD_COPY
 from gateway.store.segments.layout import Segment
 from gateway.store.segments.view import View
 from gateway.store.types import Commit, Series

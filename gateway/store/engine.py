@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from gateway.store import repair, rescue, transplant
+from gateway.store.backups import transplant
 from gateway.store.errors import (
     QueryTooBig,
     StoreClosed,
@@ -19,8 +19,9 @@ from gateway.store.errors import (
     StoreNotWritable,
     StoreTooNew,
 )
+from gateway.store.mend import repair, rescue
+from gateway.store.mend.repair import Mended
 from gateway.store.note import LockFile, Note, Phase
-from gateway.store.repair import Mended
 
 CHECKPOINT_AT_MB: float = 32
 """Log size at which DuckDB folds it into the file. Each fold rewrites the last row group: seldom costs fewer bytes."""

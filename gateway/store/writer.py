@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 import duckdb
 
 from gateway.reading import Message
-from gateway.store import repair, transplant
+from gateway.store.backups import transplant
 from gateway.store.batch import Batch
 from gateway.store.engine import Engine
 from gateway.store.errors import StoreDamaged, StoreError, StoreFull
-from gateway.store.incidents import Incidents
 from gateway.store.known import Known, save_setting
+from gateway.store.mend import repair
+from gateway.store.mend.incidents import Incidents
 from gateway.store.schema import SCHEMA, migrate, schema_of
 from gateway.store.segments import manifest, parquet, reconcile, seal
 from gateway.store.segments.layout import Segment

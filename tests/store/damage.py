@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.reading import Message
-from gateway.store import queries, wal
+from gateway.store import queries
 from gateway.store.db import Store
 from gateway.store.engine import Engine
-from gateway.store.incidents import Incidents
+from gateway.store.mend import wal
+from gateway.store.mend.incidents import Incidents
 from gateway.store.types import Event
 from tests.store.builders import local, numbered, reading
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from gateway.store import queries, repair, wal
+from gateway.store import queries
 from gateway.store.db import Store
 from gateway.store.engine import Engine
 from gateway.store.errors import StoreDamaged, StoreTooNew
+from gateway.store.mend import repair, wal
 from gateway.store.note import LockFile, Note, Phase
 from tests.store.builders import T0
 from tests.store.damage import FOLDED, Crashed, batch, crash, laid, opened, stored
