@@ -19,6 +19,7 @@ from gateway.store.segments import merge, parquet
 from gateway.store.segments.layout import BUCKET_MS
 from gateway.store.segments.merge import Job
 from gateway.store.segments.view import View
+from gateway.store.types import Event
 from tests.store.housekeeper import MARKED, Row, batch, batch_ms, rows
 
 Stored = tuple[str, int, float | None, int]
@@ -41,7 +42,7 @@ async def look(folder: Path, said: Said, *, catch_up: bool = False) -> list[str]
     """Open what a kill left behind; what is wrong with it, and after everything that is due was merged."""
     wrong = [*said.wrong, *_bad_copy(folder)]
     async with Store(folder) as store:
-        wrong += [f"{event.kind}: {event.message}" for event in await queries.events(store)]
+        wrong += [f"{event.kind}: {event.message}" for event in await queries.events(store) if not _expected(event)]
         wrong += [f"batches {store.lost_batches} are missing"] if store.lost_batches else []
         last, differences = await _compare(store, said)
         wrong += differences
@@ -53,6 +54,11 @@ async def look(folder: Path, said: Said, *, catch_up: bool = False) -> list[str]
             await Keeper(store, _After(last), merge=_merge_here).compact()
             wrong += (await _compare(store, said))[1]
         return wrong
+
+
+def _expected(event: Event) -> bool:
+    """A write that was cut off is mended and told of; sealed rows that had been forgotten are something else."""
+    return event.kind == "store_repaired" and "sealed" not in event.message
 
 
 async def _compare(store: Store, said: Said) -> tuple[int, list[str]]:

@@ -57,18 +57,8 @@ async def open_intake(core: Core, plans: Sequence[Plan], stack: AsyncExitStack) 
         flush_interval_s=min(store.flush_interval_s, choice.flush_within_s if choice else store.flush_interval_s),
         window=choice.window if choice else 20,
     )
-    pipeline.listen(partial(committed, core))
-    restamp = Restamp(core.clock, partial(redate.clock, core.store), partial(redate.boot, core.store))
-    pipeline.listen(restamp.committed)
+    hooks = _listening(core, pipeline)
     await stack.enter_async_context(pipeline)
-    hooks = Hooks(
-        core.registry.capabilities,
-        core.registry.reported_status,
-        partial(_device_error, core),
-        partial(commands.add_event, core.store),
-        core.keys.get,
-        restamp.boot_known,
-    )
     for node in core.config.serial_node:
         _serial_port(node.port)  # only reads the text, so that a wrong one is said at once
         port = SerialNodes(node.port, partial(_serial_port, node.port), pipeline, hooks, core.clock)
@@ -91,6 +81,21 @@ async def open_intake(core: Core, plans: Sequence[Plan], stack: AsyncExitStack) 
     )
     await stack.enter_async_context(mqtt)
     return Intake(pipeline, mqtt, judge, f"{choice.kind} at {settings.host}:{settings.port} ({choice.reason})")
+
+
+def _listening(core: Core, pipeline: Pipeline) -> Hooks:
+    """Who hears of commits, and of messages that are no readings."""
+    restamp = Restamp(core.clock, partial(redate.clock, core.store), partial(redate.boot, core.store))
+    pipeline.listen(partial(committed, core))
+    pipeline.listen(restamp.committed)
+    return Hooks(
+        core.registry.capabilities,
+        core.registry.reported_status,
+        partial(_device_error, core),
+        partial(commands.add_event, core.store),
+        core.keys.get,
+        restamp.boot_known,
+    )
 
 
 def _foreign(core: Core) -> Foreign:

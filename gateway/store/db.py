@@ -21,6 +21,9 @@ from gateway.store.segments.view import View
 from gateway.store.types import Commit, Series
 from gateway.store.writer import Writer
 
+READ_ONLY = "begin transaction read only"
+"""Any other transaction keeps the log from being folded."""
+
 T = TypeVar("T")
 Connection = duckdb.DuckDBPyConnection
 
@@ -116,11 +119,11 @@ class Store:
 
     async def ask(self, question: Callable[[View], T]) -> T:
         """Answer a question about readings, hot and sealed ones as of one moment; else as `read`."""
-        return await self._answer(self._reading, lambda cursor: self._viewed(cursor, question))
+        return await self._answer(self._reading, lambda cursor: self._viewed(cursor, question, READ_ONLY))
 
     async def work(self, job: Callable[[View], T]) -> T:
         """As `ask`, on the one thread for long work: what it waits for delays no question."""
-        return await self._answer(self._working, lambda cursor: self._viewed(cursor, job))
+        return await self._answer(self._working, lambda cursor: self._viewed(cursor, job, "begin"))
 
     async def rearrange(
         self,
@@ -174,9 +177,9 @@ class Store:
             _interrupt(running, cursors)
             raise
 
-    def _viewed(self, cursor: Connection, question: Callable[[View], T]) -> T:
+    def _viewed(self, cursor: Connection, question: Callable[[View], T], how: str) -> T:
         def begin() -> None:
-            cursor.execute("begin transaction read only")
+            cursor.execute(how)
             cursor.execute("select 1 from dated limit 1").fetchall()  # the snapshot is taken at the first look
 
         with self._writer.shelf.hold(begin) as segments:

@@ -8,14 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drivers.model import Quality, Reason
 from gateway.store import codes, queries
 from gateway.store.db import Store
 from gateway.store.keeper import Keeper, Keeping, Retention
+from gateway.store.queries import figures
 from gateway.store.queries.pieces import AT_ONCE, pieces
 from gateway.store.segments import parquet
 from gateway.store.segments.layout import BUCKET_MS, Level, Seal, Segment
 from gateway.store.segments.parquet import Draft
 from gateway.store.segments.view import View
+from gateway.store.types import Point
 from tests.store.builders import T0, local, reading
 from tests.store.test_keeper import SetClock
 from tests.store.test_keeper_model import in_process
@@ -123,6 +126,11 @@ async def test_what_has_expired_is_told_by_quarters_of_an_hour(tmp_path: Path) -
         first = [(0.0, T0), (14.0, T0), (15.0, T0 + QUARTER)]
         assert [(p.value, p.time) for p in points.points[:3]] == first
         assert [p.value for p in points.points[-2:]] == [178.0, 179.0]
+        ends = (await queries.points(store, 1, T0 + timedelta(minutes=1), end, 2)).points
+        assert [(p.value, p.time) for p in ends] == [
+            (15.0, T0 + QUARTER),
+            (179.0, T0 + timedelta(minutes=179, seconds=1)),
+        ]
         after = await queries.statistics(store, 1, T0, T0 + HOUR)
         assert (after.n, after.min, after.max, after.mean) == (before.n, before.min, before.max, before.mean)
         assert after.stddev == pytest.approx(before.stddev, rel=1e-6)
@@ -133,6 +141,20 @@ async def test_what_has_expired_is_told_by_quarters_of_an_hour(tmp_path: Path) -
         assert (after.first.time, after.first.value) == (T0 + timedelta(minutes=14), 14.0)
         late = await queries.statistics(store, 1, T0 + timedelta(minutes=1), T0 + timedelta(minutes=20))
         assert (late.n, late.min, late.max, late.resolution) == (15, 15.0, 29.0, QUARTER)
+
+
+async def test_the_ends_of_what_rollups_answer_are_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "DENSE_FROM", 1)
+    monkeypatch.setattr(figures, "EXACT", 0)
+    async with Store(tmp_path) as store:
+        doubtful = reading(9.0, 800, quality=Quality.UNCERTAIN, reason=Reason.RATE)
+        twice = [reading(value, at) for at in (5, 800) for value in (2.0, 3.0, 1.0)]
+        await store.append([local(each) for each in [*twice, doubtful, reading(7.0, 0, quality=Quality.BAD)]])
+        await Keeper(store, SetClock(T0 + DAY), merge=in_process).seal(everything=True)
+        found = await queries.statistics(store, 1, T0, T0 + QUARTER)
+        assert (found.source, found.n, found.resolution) == ("rollup", 7, timedelta(0))
+        assert found.first == Point(T0 + timedelta(seconds=5), 1.0, Quality.GOOD, Reason.NONE)
+        assert found.last == Point(T0 + timedelta(seconds=800), 9.0, Quality.UNCERTAIN, Reason.RATE)
 
 
 async def test_peaks_survive_and_a_time_without_anything_usable_is_seen(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def shown(zone: str, day: str, width: timedelta, days: int = 1) -> list[tuple[st
         ("Asia/Beirut", "2026-03-28", [24, 23]),
         ("America/Havana", "2026-10-31", [24, 25]),
         ("Pacific/Apia", "2011-12-29", [24, 24]),
+        ("America/St_Johns", "2010-11-06", [24, 25]),  # at 00:01 the day before came back
     ],
 )
 def test_days_are_as_long_as_the_site_has_them(zone: str, day: str, lengths: list[float]) -> None:

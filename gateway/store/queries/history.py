@@ -38,12 +38,12 @@ _THINNED = """
     from (select p, 0 as is_end from s union all select p, 1 from e), b order by p.ms, p.value nulls first, p.q
 """
 _TOTALS = """
-    select series_id, sum(n), min(lo), sum(sum) / sum(n), max(hi), sum(uncertain), sum(bad)
+    select series_id, sum(n)::BIGINT, min(lo), sum(sum) / sum(n), max(hi), sum(uncertain)::BIGINT, sum(bad)::BIGINT
     from {cells} group by series_id having sum(n) > 0 order by series_id
 """
 _BUCKETS = """
-    select series_id, start, sum(n), min(lo), sum(sum) / sum(n), max(hi),
-        (max({{'ms': at_ms, 'value': at_value}}) filter (where n > 0)).value, sum(uncertain), sum(bad)
+    select series_id, start, sum(n)::BIGINT, min(lo), sum(sum) / sum(n), max(hi),
+        (max({{'ms': at_ms, 'value': at_value}}) filter (where n > 0)).value, sum(uncertain)::BIGINT, sum(bad)::BIGINT
     from (select *, {key} as start from {cells}) group by series_id, start having sum(n) > 0 order by series_id, start
 """
 
@@ -94,7 +94,7 @@ async def buckets_of_series(
     def ask(view: View) -> BucketsOfSeries:
         of = pieces(view, ids, within, None if spans.are_whole_buckets(cut) else inf)
         rows = view.db.execute(_BUCKETS.format(cells=cells(view, ids, of), key=spans.key(cut, "ms"))).fetchall()
-        starts = {row[1]: codes.from_ms(row[1]) for row in rows}
+        starts = {start_ms: codes.from_ms(start_ms) for start_ms in {row[1] for row in rows}}
         found: dict[int, list[Bucket]] = {}
         for series_id, start_ms, *figures in rows:
             found.setdefault(series_id, []).append(Bucket(starts[start_ms], *figures))
