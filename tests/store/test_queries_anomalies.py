@@ -1,5 +1,6 @@
 """Values that stand out, against a list in memory; and how they are told."""
 
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -38,10 +39,11 @@ row = st.tuples(
 
 @pytest.fixture(autouse=True)
 def rollups(request: pytest.FixtureRequest) -> Iterator[bool]:
-    """Rollup files for few rows, and where a test is told so their use wherever possible."""
+    """Rollup files for few rows, and where a test is told so their use wherever possible; few rows are many."""
     rolls = bool(getattr(request, "param", False))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parquet, "DENSE_FROM", 1)
+        patch.setattr(sys.modules["gateway.store.queries.anomalies"], "IN_MEMORY", 0)
         if rolls:
             patch.setattr(pieces, "AT_ONCE", 0)
         yield rolls
@@ -135,6 +137,20 @@ async def test_why_is_said_in_words(tmp_path: Path) -> None:
         assert (low.total, len(low.hits)) == (30, 5)
         assert low.hits[0].why == "below the limit of 600.5 ppm"
         assert low.hits[0].score == pytest.approx(-0.2)
+
+
+@pytest.mark.parametrize(
+    ("values", "score"),
+    [
+        ([0.0, 1.0, 2.0, 10.0], (10 - 1.5) / 1.4826),  # median 1.5, median distance 1
+        ([0.0] * 9 + [5.0], 5 / (1.2533 * 0.5)),  # median distance 0, mean distance 0.5
+    ],
+)
+async def test_the_scale_of_a_score(tmp_path: Path, values: list[float], score: float) -> None:
+    async with Store(tmp_path) as store:
+        await store.append([message("lamp", n, value) for n, value in enumerate(values)])  # type: ignore[list-item]
+        (hit,) = (await queries.anomalies(store, T0, T0 + DAY, deviations=5)).hits
+        assert (hit.value, hit.score) == (values[-1], pytest.approx(score))
 
 
 async def test_what_never_changes_has_no_outliers(tmp_path: Path) -> None:

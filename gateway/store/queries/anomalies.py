@@ -2,19 +2,20 @@
 
 from collections.abc import Collection
 from datetime import datetime
-from itertools import accumulate
 from typing import NamedTuple
 
 from drivers.model import Quantity
 from gateway.store import codes
 from gateway.store.db import Store
-from gateway.store.queries.pieces import Ids, Pieces, bounds, cells, known, pieces
+from gateway.store.queries.pieces import AT_ONCE, about, bounds, cells, known, pieces
 from gateway.store.segments.view import View
 from gateway.store.types import Anomalies, Hit, Series
 
 DEVIATIONS = 6.0
 """In a robust scale: of values that scatter as chance would have it, about two in a thousand million are so far off."""
 LIMIT, MAX_LIMIT = 100, 1_000
+IN_MEMORY = 2 * AT_ONCE
+"""Readings that are kept while the answer is made; of more than these all are read twice."""
 MAD_TO_SIGMA = 1.4826
 MEAN_TO_SIGMA = 1.2533
 """What makes the median, or the mean, of distances from the middle a standard deviation where those are normal."""
@@ -23,7 +24,8 @@ NOISE = {Quantity.CO2: 5.0, Quantity.TEMPERATURE: 0.1, Quantity.HUMIDITY: 0.5, Q
 
 # A sensor knows few different values: grouped by them, any number of readings fits into memory.
 _WORST = """
-    with v as materialized (select series_id, x, count(*)::DOUBLE as k from {values} group by series_id, x),
+    with r as {kept} ({values}),
+    v as materialized (select series_id, x, count(*)::DOUBLE as k from r group by series_id, x),
     c as materialized ({middle}),
     n as (select series_id, sum(k)::BIGINT - 1 as top from c group by series_id),
     o as (select series_id, x, sum(k) over (partition by series_id order by x rows unbounded preceding) as upto from c),
@@ -37,17 +39,13 @@ _WORST = """
           from m join d using (series_id)
           join (select unnest($1::INTEGER[]) as series_id, unnest($2::DOUBLE[]) as noise) using (series_id)),
     t as (select series_id, x, k, median, coalesce((x - median) / nullif(coalesce(nullif(usual, 0), scatter), 0), 0)
-              as score from v join s using (series_id))
-    select series_id, x, score, median, k, sum(k) over () from t where {stands_out}
-    order by abs(score) desc, series_id, x limit {limit}
+              as score from v join s using (series_id)),
+    w as (select series_id, x, score, median, (sum(k) over ())::BIGINT as total from t where {stands_out}
+          order by abs(score) desc, series_id, x limit {limit})
+    select series_id, ms, x, score, median, total from r join w using (series_id, x)
+    order by abs(score) desc, series_id, x, ms limit {limit}
 """
 _HALF = "(min(x) filter (where upto > top // 2) + min(x) filter (where upto > top - top // 2)) / 2"
-_WHEN = """
-    select v.series_id, ms, v.x, score, median from {values} v
-    join (select unnest($1::INTEGER[]) as series_id, unnest($2::DOUBLE[]) as x, unnest($3::DOUBLE[]) as score,
-              unnest($4::DOUBLE[]) as median) t on v.series_id = t.series_id and v.x = t.x
-    order by abs(score) desc, v.series_id, v.x, ms limit {limit}
-"""
 
 
 class Limits(NamedTuple):
@@ -81,27 +79,26 @@ async def anomalies(
     def ask(view: View) -> Anomalies:
         of = pieces(view, ids, within)
         noise = [NOISE.get(each.quantity, 0.0) for each in chosen.values()]
-        worst = view.db.execute(_worst(view, ids, of, limits, limit), [list(chosen), noise]).fetchall()
-        if not worst:
-            return Anomalies((), 0, of.source, of.of_times)
-        enough = next((at for at, k in enumerate(accumulate(row[4] for row in worst), 1) if k >= limit), limit)
-        columns = [list(column) for column in zip(*(row[:4] for row in worst[:enough]), strict=True)]
-        query = _WHEN.format(values=_values(view, set(columns[0]), of), limit=limit)
-        hits = [_hit(chosen[row[0]], limits, row) for row in view.db.execute(query, columns).fetchall()]
-        return Anomalies(tuple(hits), int(worst[0][5]), of.source, of.of_times)
+        few = of.rolled is not None or about(view, ids, within) <= IN_MEMORY
+        query = _worst(cells(view, ids, of, merge=True), limits, limit, rolled=of.rolled is not None, few=few)
+        rows = view.db.execute(query, [list(chosen), noise]).fetchall()
+        hits = tuple(_hit(chosen[row[0]], limits, row[:5]) for row in rows)
+        return Anomalies(hits, rows[0][5] if rows else 0, of.source, of.of_times)
 
     return await store.ask(ask)
 
 
-def _worst(view: View, ids: Ids, of: Pieces, limits: Limits, limit: int) -> str:
-    middle = "select * from v"
-    if of.rolled is not None:
-        middle = f"""select series_id, sum / n as x, count(*) as k from {cells(view, ids, of, merge=True)}
-            where n > 0 group by series_id, x"""  # noqa: S608
+def _worst(found: str, limits: Limits, limit: int, *, rolled: bool, few: bool) -> str:
+    values, middle = f"select series_id, ms, lo as x from {found} where n > 0", "from v"  # noqa: S608
+    if rolled:
+        extremes = "unnest(case when lo < hi then [lo, hi] else [lo] end)"
+        values = f"select series_id, ms, {extremes} as x from {found} where n > 0"  # noqa: S608
+        middle = f"select series_id, sum / n as x, count(*) as k from {found} where n > 0 group by series_id, x"  # noqa: S608
     terms = ["abs(score) >= {deviations!r}", "x > {above!r}", "x < {below!r}"]
     asked = [term.format(**limits._asdict()) for term, value in zip(terms, limits, strict=True) if value is not None]
     return _WORST.format(
-        values=_values(view, ids, of),
+        kept="materialized" if few else "not materialized",
+        values=values,
         middle=middle,
         half=_HALF,
         mad=MAD_TO_SIGMA,
@@ -109,15 +106,6 @@ def _worst(view: View, ids: Ids, of: Pieces, limits: Limits, limit: int) -> str:
         stands_out=" or ".join(asked),
         limit=limit,
     )
-
-
-def _values(view: View, ids: Ids, of: Pieces) -> str:
-    """SQL of series_id, ms, x: usable readings, and of rollups the extremes; to stand after FROM."""
-    found = cells(view, ids, of, merge=True)
-    if of.rolled is None:
-        return f"(select series_id, ms, lo as x from {found} where n > 0)"  # noqa: S608
-    both = "unnest(case when lo < hi then [lo, hi] else [lo] end)"
-    return f"(select series_id, ms, {both} as x from {found} where n > 0)"  # noqa: S608
 
 
 def _hit(series: Series, limits: Limits, row: tuple[int, int, float, float, float]) -> Hit:
