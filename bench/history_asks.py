@@ -12,7 +12,6 @@ from gateway.store.queries.anomalies import MAX_LIMIT
 SAME = (LATEST, DAY, HOURLY, ALL)
 """What we answer as everybody does. Of a year we keep smallest and largest values of spans, where the others are asked
 for smallest, largest and mean; and our anomalies are robust: medians, where the others use means and deviations."""
-ONE_SPAN = timedelta(days=40_000)
 
 Later = Callable[[], Digest]
 """What came, summed up: called when the clock has stopped."""
@@ -37,8 +36,10 @@ async def answer(store: Store, series_id: int, ask: Ask) -> Later:
     if ask.name == OUTLIERS:
         hits = await queries.anomalies(store, start, end, deviations=SIGMAS, limit=MAX_LIMIT)
         return lambda: _sum(each.value for each in hits.hits)
-    width = timedelta(hours=1) if ask.name == HOURLY else ONE_SPAN
-    spans = await queries.buckets_of_series(store, None, start, end, width)
+    if ask.name == ALL:
+        whole = await queries.totals(store, None, start, end)
+        return lambda: _sum(each.mean for each in whole.totals.values())
+    spans = await queries.buckets_of_series(store, None, start, end, timedelta(hours=1))
     return lambda: _sum(each.mean for some in spans.buckets.values() for each in some)
 
 

@@ -72,3 +72,17 @@ def test_a_missing_file_and_a_missing_secret_are_named(tmp_path: Path) -> None:
         config.load(tmp_path / "none.toml", {})
     with pytest.raises(ConfigError, match="secret file cannot be read"):
         config.secret(tmp_path / "none")
+
+
+def test_how_long_readings_live(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    rules = '[[store.retention]]\nmetric = "rssi"\nraw_days = 30\n[[store.retention]]\nraw_days = 730\n'
+    file.write_text(f"[store]\nleast_free_mb = 100\n{rules}")
+    store = config.load(file, {}).store
+    assert [(rule.metric, rule.device, rule.raw_days) for rule in store.retention] == [
+        ("rssi", None, 30),
+        (None, None, 730),
+    ]
+    file.write_text("[[store.retention]]\nraw_days = 0\n")
+    with pytest.raises(ConfigError, match="store.retention.0.raw_days = 0: Input should be greater than or equal to 1"):
+        config.load(file, {})

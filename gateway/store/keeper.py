@@ -128,25 +128,15 @@ class Keeper:
         done = 0
         while (merge := self._next_merge()) is not None:
             async with self._busy:
-                await self._rewrite(merge.inputs, merge.level)
+                await self._rewrite(merge.inputs, merge.level, expire=self._due(merge.inputs))
             done += 1
         return done
 
     async def expire(self) -> int:
         """Let raw readings go that have outlived their days; how many segments lost some."""
         done = 0
-        now_ms = codes.to_ms(self._clock.now())
-        if not self._settings.retention or not self._clock.trusted():
-            return 0
         for segment in self._store.segments:
-            due = tuple(
-                series_id
-                for series_id, before_ms in self._expiry(now_ms).items()
-                if segment.raw
-                and segment.first_series <= series_id <= segment.last_series
-                and segment.last_ms < before_ms
-                and series_id not in segment.expired
-            )
+            due = tuple(one for one in self._due((segment,)) if one not in segment.expired) if segment.raw else ()
             if due:
                 async with self._busy:
                     await self._rewrite((segment,), segment.level, expire=due)
@@ -274,11 +264,22 @@ class Keeper:
             expire,
             marks,
         )
-        names = await self._merge(job)
+        try:
+            names = await self._merge(job)
+        except BaseException:
+            self._discard_from(job.next_id)
+            raise
         self._free_id = job.next_id + len(names)
 
         made = await self._store.work(lambda view: [parquet.inspect(view.db, folder, raw, roll) for raw, roll in names])
         await self._store.rearrange(lambda _db: None, made, inputs)
+
+    def _discard_from(self, first_id: int) -> None:
+        """What a merge wrote that did not come to its end; its numbers are given again."""
+        folder = self._store.segments_folder
+        names = [file.name for file in folder.iterdir()]
+        found = [name for name in names if (match := parquet.NAME.fullmatch(name)) and int(match[1]) >= first_id]
+        parquet.discard(folder, found)
 
     def _next_id(self) -> int:
         if not self._free_id:
@@ -290,6 +291,15 @@ class Keeper:
             ]
             self._free_id = max(taken, default=0) + 1
         return self._free_id
+
+    def _due(self, segments: Sequence[Segment]) -> tuple[int, ...]:
+        """The series of these segments whose raw readings have all outlived their days."""
+        if not self._settings.retention or not self._clock.trusted():
+            return ()
+        last_ms = max(each.last_ms for each in segments)
+        first, last = min(each.first_series for each in segments), max(each.last_series for each in segments)
+        expiry = self._expiry(codes.to_ms(self._clock.now()))
+        return tuple(one for one, before_ms in expiry.items() if first <= one <= last and last_ms < before_ms)
 
     def _expiry(self, now_ms: int) -> dict[int, int]:
         """For each series with a limit the moment before which its raw readings go; the first rule that fits counts."""

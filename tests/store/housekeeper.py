@@ -8,7 +8,7 @@ import asyncio
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -34,8 +34,9 @@ DENSE, STEP_MS = 20, 30_000
 NODE = 10
 LATE_EVERY, LATE_MS = 5, 3 * 86_400_000
 MARKED = codes.pack(Quality.BAD, Reason.SPIKE)
-A_ROUND, AHEAD, AHEAD_BY_MERGE = 4, 6, 4
-"""Batches a round of housekeeping; so many may be ahead of it. A merge lets some more in, so that it is never alone."""
+A_ROUND, AHEAD, AHEAD_BY_MERGE, MERGE_MORE_S = 4, 6, 4, 0.5
+"""Batches a round of housekeeping; so many may be ahead of it. A merge lets some more in, and again and again while it
+lasts, so that it is never alone."""
 STEPS = ("seal", "compact", "expire", "mark", "save_copy")
 MARKS_BEGIN_AT = 10
 BESIDE_A_READER = 0.5
@@ -175,10 +176,16 @@ class House:
 
     async def _take(self, steps: Sequence[str]) -> None:
         keeper = self._keeper
-        jobs = (keeper.seal, keeper.compact, keeper.expire, self._mark, keeper.save_copy)
+        jobs: dict[str, Callable[[], Awaitable[object]]] = {
+            "seal": keeper.seal,
+            "compact": keeper.compact,
+            "expire": keeper.expire,
+            "mark": self._mark,
+            "save_copy": keeper.save_copy,
+        }
         for step in steps:
             with told(step):
-                await dict(zip(STEPS, jobs, strict=True))[step]()
+                await jobs[step]()
 
     async def _mark(self) -> None:
         if self._acked < MARKS_BEGIN_AT:
@@ -209,9 +216,12 @@ class House:
         await reader
 
     async def _merge(self, job: Job) -> list[tuple[str, str]]:
-        await self._let_in(AHEAD_BY_MERGE)
         with told("merge"):
-            return await run_child(job)
+            merging = asyncio.create_task(run_child(job))
+            while not merging.done():
+                await self._let_in(AHEAD_BY_MERGE)
+                await asyncio.wait([merging], timeout=MERGE_MORE_S)
+            return await merging
 
     async def _let_in(self, batches: int) -> None:
         async with self._moved:

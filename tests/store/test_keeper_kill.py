@@ -1,6 +1,7 @@
 """kill -9 while the store keeps house: what was acknowledged is there once, in answers, rollups and files."""
 
 import asyncio
+import json
 import random
 import shutil
 import threading
@@ -16,7 +17,10 @@ from bench.aftermath import Said, look
 from bench.killing import House, cycle, house, let_go
 from gateway.store import codes, queries
 from gateway.store.db import Store
+from gateway.store.errors import StoreError
 from gateway.store.keeper import Keeper, Keeping, Retention
+from gateway.store.segments import merge
+from gateway.store.segments.merge import Job
 from gateway.store.segments.view import View
 from tests.store.builders import T0
 from tests.store.housekeeper import MARKED
@@ -45,29 +49,29 @@ def merging(living: House) -> list[psutil.Process]:
 
 
 def stop_merge(living: House) -> list[psutil.Process]:
-    (merge,) = merging(living)
-    merge.suspend()
+    (child,) = merging(living)
+    child.suspend()
     for _ in range(2):
         assert living.wait(str.isdigit)
-    merge.resume()
+    child.resume()
     assert living.wait(lambda line: line == "< merge")
     assert living.wait(lambda line: line == "< rearrange")
     return living.kill()
 
 
 def stop_merge_and_kill(living: House) -> list[psutil.Process]:
-    (merge,) = merging(living)
-    merge.suspend()
+    (child,) = merging(living)
+    child.suspend()
     assert living.wait(str.isdigit)
     return living.kill()
 
 
 def stop_gateway(living: House) -> list[psutil.Process]:
-    (merge,) = merging(living)
+    (child,) = merging(living)
     gateway = psutil.Process(living.child.pid)
     gateway.suspend()
     living.go_on(200)
-    assert merge.is_running()
+    assert child.is_running()
     gateway.resume()
     assert living.wait(lambda line: line == "< merge")
     assert living.wait(str.isdigit)
@@ -134,3 +138,48 @@ async def test_late_rows_of_what_has_expired_are_merged_again_and_again(tmp_path
             assert await keeper.compact() == 1
             assert await rollups(store) == before
         assert sum(bucket[2] for bucket in before if bucket[0] == 1) == 4 * 24
+
+
+async def killed(job: Job) -> list[tuple[str, str]]:
+    merge.run(json.loads(job.text()))
+    raise StoreError("killed after it had written everything")
+
+
+async def test_a_merge_that_fails_late(tmp_path: Path) -> None:
+    clock = SetClock(T0 + timedelta(hours=30))
+    async with Store(tmp_path) as store:
+        keeper = Keeper(store, clock, merge=killed)
+        for start in (0, 3):
+            await store.append(hours(3, start_h=start))
+            await keeper.seal(everything=True)
+        clock.forward(86_400)
+        with pytest.raises(StoreError):
+            await keeper.compact()
+        await store.append(hours(3, start_h=8))
+        await keeper.seal(everything=True)
+        before = await rows(store)
+        named = {name for each in store.segments for name in each.files}
+    async with Store(tmp_path) as store:
+        assert await rows(store) == before
+        assert [event.message for event in await queries.events(store)] == []
+        assert {file.name for file in (tmp_path / "segments").iterdir()} == named
+
+
+async def test_an_older_hot_file_and_two_generations_of_merges(tmp_path: Path) -> None:
+    clock = SetClock(T0 + timedelta(hours=30))
+    async with Store(tmp_path) as store:
+        keeper = Keeper(store, clock)
+        for start in (0, 3):
+            await store.append(hours(3, start_h=start))
+            await keeper.seal(everything=True)
+        await keeper.save_copy()
+        clock.forward(86_400)
+        assert await keeper.compact() == 1
+        start_ms = codes.to_ms(T0)
+        await keeper.mark([1], start_ms, start_ms + 3_600_000, MARKED)
+        before = await rows(store)
+    (tmp_path / "hot.good.duckdb").rename(tmp_path / "hot.duckdb")
+    (tmp_path / "hot.duckdb.wal").unlink(missing_ok=True)
+    async with Store(tmp_path) as store:
+        assert await rows(store) == before
+        assert [event.kind for event in await queries.events(store)] == ["store_repaired"]

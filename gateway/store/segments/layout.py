@@ -7,6 +7,8 @@ from itertools import groupby
 
 from gateway.store import codes
 
+ANCESTORS = 2000
+"""A month of hours is 744."""
 BUCKET_MS = 900_000
 """Width of a rollup: 15 minutes divide the hours and days of every time zone on earth."""
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
@@ -41,7 +43,8 @@ class Segment:
 
     `rows` counts raw rows. `raw` or `roll` is empty where there is no such file; without a raw file all raw readings
     have expired, else those of the series `expired`. A rollup file, where there is one, covers everything the segment
-    ever held. `seals` tells which hot rows are in it, `replaces` which segments it was made of.
+    ever held. `seals` tells which hot rows are in it, `replaces` which segments it was made of, `ancestors` what those
+    had been made of.
     """
 
     segment_id: int
@@ -61,6 +64,7 @@ class Segment:
     seals: tuple[Seal, ...] = ()
     replaces: tuple[int, ...] = ()
     expired: tuple[int, ...] = ()
+    ancestors: tuple[int, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -14,9 +14,11 @@ create table segment (
     first_series INTEGER not null, last_series INTEGER not null, "rows" BIGINT not null,
     raw VARCHAR not null, raw_bytes BIGINT not null, raw_sha256 VARCHAR not null,
     roll VARCHAR not null, roll_bytes BIGINT not null, roll_sha256 VARCHAR not null,
-    made_ms BIGINT not null, seals VARCHAR not null, replaces VARCHAR not null, expired VARCHAR not null)
+    made_ms BIGINT not null, seals VARCHAR not null, replaces VARCHAR not null, expired VARCHAR not null,
+    ancestors VARCHAR not null)
 """
 _COLUMNS = tuple(Segment.__dataclass_fields__)
+_LISTS = ("replaces", "expired", "ancestors")
 
 
 def load(db: duckdb.DuckDBPyConnection) -> tuple[Segment, ...]:
@@ -45,7 +47,7 @@ def _quoted() -> list[str]:
 def _row(segment: Segment) -> list[object]:
     values = {name: getattr(segment, name) for name in _COLUMNS}
     seals = [[seal.batch, seal.cutoff_ms, seal.undated_ms] for seal in segment.seals]
-    texts = {"seals": seals, "replaces": segment.replaces, "expired": segment.expired}
+    texts = {"seals": seals} | {name: getattr(segment, name) for name in _LISTS}
     return list(
         (values | {"level": int(segment.level)} | {name: json.dumps(it) for name, it in texts.items()}).values()
     )
@@ -55,6 +57,6 @@ def _segment(row: Sequence[Any]) -> Segment:
     told = dict(zip(_COLUMNS, row, strict=True))
     told["level"] = Level(told["level"])
     told["seals"] = tuple(Seal(*seal) for seal in json.loads(told["seals"]))
-    for name in ("replaces", "expired"):
+    for name in _LISTS:
         told[name] = tuple(json.loads(told[name]))
     return Segment(**told)

@@ -18,7 +18,7 @@ import duckdb
 
 from gateway.child import die_with_parent
 from gateway.store.segments import parquet
-from gateway.store.segments.layout import Level, Seal, Segment, minimal
+from gateway.store.segments.layout import ANCESTORS, Level, Seal, Segment, minimal
 from gateway.store.segments.parquet import Draft
 
 PART_ROWS = 1_000_000
@@ -45,7 +45,7 @@ class Job:
 
     def text(self) -> str:
         """As one line of JSON; what `run` takes."""
-        wanted = ("segment_id", "raw", "roll", "expired")
+        wanted = ("segment_id", "raw", "roll", "expired", "replaces", "ancestors")
         told = {name: getattr(self, name) for name in self.__dataclass_fields__} | {
             "parent": os.getpid(),
             "level": int(self.level),
@@ -68,6 +68,7 @@ def run(job: Mapping[str, Any]) -> list[Segment]:
     with duckdb.connect(config=config) as db:
         db.execute("set TimeZone = 'UTC'")
         raw, partials, expired = _sources(folder, job)
+        before = sorted({one for each in job["inputs"] for one in (*each["replaces"], *each["ancestors"])})
         made: list[Segment] = []
         for low, high in _parts(db, [each for each in (raw, partials) if each]):
             within = f"where series_id between {low} and {high}"
@@ -80,6 +81,7 @@ def run(job: Mapping[str, Any]) -> list[Segment]:
                 f"(select * from {partials} {within})" if partials else None,  # noqa: S608
                 tuple(each["segment_id"] for each in job["inputs"]),
                 tuple(each for each in expired if low <= each <= high),
+                tuple(before[-ANCESTORS:]),
             )
             segment = parquet.write(db, folder, draft)
             made += [segment] if segment is not None else []

@@ -1,6 +1,6 @@
 """Segments as Parquet files: written under a hidden name, synced, renamed; each says in its own metadata what it is.
 
-Measured beside read-only DuckDB files (`python -m bench formats`): a third smaller, and nothing to attach or to lock.
+Measured beside read-only DuckDB files (`python -m bench formats`): less than a third of the size, nothing to attach.
 """
 
 import hashlib
@@ -43,6 +43,7 @@ class Draft:
     partials: str | None = None
     replaces: tuple[int, ...] = ()
     expired: tuple[int, ...] = ()
+    ancestors: tuple[int, ...] = ()
 
 
 def rollup_of(raw: str) -> str:
@@ -133,6 +134,7 @@ def inspect(db: duckdb.DuckDBPyConnection, folder: Path, raw: str, roll: str) ->
         seals=tuple(Seal(*seal) for seal in meta["seals"]),
         replaces=tuple(meta["replaces"]),
         expired=tuple(meta["expired"]),
+        ancestors=tuple(meta["ancestors"]),
     )
 
 
@@ -177,6 +179,7 @@ def _copy(db: duckdb.DuckDBPyConnection, folder: Path, name: str, query: str, dr
         "seals": [[seal.batch, seal.cutoff_ms, seal.undated_ms] for seal in draft.seals],
         "replaces": draft.replaces,
         "expired": draft.expired,
+        "ancestors": draft.ancestors,
     }
     part = folder / f".{name}{PART}"
     rows: int = db.execute(

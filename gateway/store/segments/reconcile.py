@@ -56,14 +56,14 @@ def look(db: duckdb.DuckDBPyConnection, folder: Path, listed: Sequence[Segment],
 def decide(listed: Sequence[Segment], unlisted: Sequence[Segment], sizes: Mapping[str, int], batch: int) -> Found:
     """`sizes` are the bytes of the files that exist. Pure."""
     intact = {each.segment_id for each in listed if _intact(each, sizes)}
-    replaced = {number for each in listed if each.segment_id in intact for number in each.replaces}
+    replaced = {number for each in listed if each.segment_id in intact for number in _before(each)}
     adopt: list[Segment] = []
     for each in sorted(unlisted, key=lambda one: -one.segment_id):
         if each.segment_id not in replaced:
             if not _needed(each, intact, batch):
                 continue
             adopt.append(each)
-        replaced.update(each.replaces)  # also what a replaced one had replaced, where a reader kept that from going
+        replaced.update(_before(each))  # also what a replaced one had replaced, where a reader kept that from going
     drop = [each for each in listed if each.segment_id in replaced or each.segment_id not in intact]
     missing = [each for each in drop if each.segment_id not in replaced]
     kept = {each.segment_id for each in adopt}
@@ -107,6 +107,10 @@ def _unlisted(
         except (duckdb.Error, ValueError, KeyError):
             strange += names.values()
     return found, strange
+
+
+def _before(segment: Segment) -> tuple[int, ...]:
+    return (*segment.replaces, *segment.ancestors)
 
 
 def _needed(orphan: Segment, intact: Collection[int], batch: int) -> bool:
