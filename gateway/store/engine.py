@@ -19,6 +19,7 @@ from gateway.store.errors import (
     StoreNotWritable,
     StoreTooNew,
 )
+from gateway.store.files import quoted, sync_file
 from gateway.store.mend import repair, rescue
 from gateway.store.mend.repair import Mended
 from gateway.store.note import LockFile, Note, Phase
@@ -201,16 +202,12 @@ class Engine:
         """Everything of the file as this connection sees it, into a new one; synced, then renamed."""
         part = target.with_name(f".{target.name}.part")
         part.unlink(missing_ok=True)
-        cursor.execute(f"attach '{str(part).replace(chr(39), chr(39) * 2)}' as copied")
+        cursor.execute(f"attach {quoted(part)} as copied")
         try:
             cursor.execute("copy from database hot to copied")
         finally:
             cursor.execute("detach copied")
-        handle = os.open(part, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_file(part)
         part.replace(target)
 
     @contextmanager

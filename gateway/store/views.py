@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from gateway.store.cells import of_readings, of_rollups
 from gateway.store.codes import USABLE_BELOW
+from gateway.store.files import quoted
 from gateway.store.segments import parquet
 from gateway.store.segments.layout import BUCKET_MS, DAY_MS, HOUR_MS
 from gateway.store.segments.view import View
@@ -148,14 +149,10 @@ def _columnar(kind: str, metrics: Sequence[str]) -> str:
             name = f"{name}_value"
         names.setdefault(name, metric)
     columns = [
-        f'any_value(r.value) filter (where s.metric = {_text(metric)}) as "{name}"' for name, metric in names.items()
+        f'any_value(r.value) filter (where s.metric = {quoted(metric)}) as "{name}"' for name, metric in names.items()
     ]
     return f"""
         select {", ".join(["r.ts as time", "s.sensor_id", *columns])}
         from {READINGS} r join series s using (series_id) join sensor n using (sensor_id)
-        where n.slug = {_text(kind)} and r.quality < {USABLE_BELOW} and r.value is not null
+        where n.slug = {quoted(kind)} and r.quality < {USABLE_BELOW} and r.value is not null
         group by r.ts, s.sensor_id"""  # noqa: S608
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

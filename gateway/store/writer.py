@@ -16,6 +16,7 @@ from gateway.store.backups import transplant
 from gateway.store.batch import Batch
 from gateway.store.engine import Engine
 from gateway.store.errors import StoreDamaged, StoreError, StoreFull
+from gateway.store.files import sync_folder
 from gateway.store.known import Known, save_setting
 from gateway.store.mend import repair
 from gateway.store.mend.incidents import Incidents
@@ -340,7 +341,7 @@ class Writer:
         self.engine.copy_to(self.engine.writer, fresh)
         self.engine.disconnect()
         fresh.replace(self.engine.file)
-        parquet.sync_folder(self.engine.folder)
+        sync_folder(self.engine.folder)
         self.ensure_open()
 
     def _note(self) -> None:

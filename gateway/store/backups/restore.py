@@ -14,10 +14,10 @@ from gateway.store.backups.archive import IDENTITY, SETTINGS, Archive, Entry, Pr
 from gateway.store.backups.snapshot import HOT_FILE, SEGMENTS, lend
 from gateway.store.db import Store
 from gateway.store.errors import BackupError
+from gateway.store.files import sync_file, sync_folder
 from gateway.store.note import LockFile
 from gateway.store.schema import SCHEMA
 from gateway.store.segments import manifest
-from gateway.store.segments.parquet import sync_file, sync_folder
 
 SET_UP = ("token", "node_key", "zone")
 """Tables that people filled rather than sensors."""

@@ -24,6 +24,7 @@ from gateway.store import codes
 from gateway.store.backups.transplant import MARK
 from gateway.store.db import Store
 from gateway.store.errors import BackupError
+from gateway.store.files import quoted
 from gateway.store.known import Known
 from gateway.store.segments import manifest
 from gateway.store.segments.layout import Segment
@@ -110,7 +111,7 @@ def _copy_hot(db: duckdb.DuckDBPyConnection, file: Path, moment_ms: int, *, keys
     ).fetchall()
     (hot,) = db.execute("select current_database()").fetchall()[0]
     batch = Known.load(db).batch
-    db.execute(f"attach {_text(file)} as snapshot")
+    db.execute(f"attach {quoted(file)} as snapshot")
     try:
         db.execute("use snapshot")
         for table, sql in tables:
@@ -177,7 +178,3 @@ def _hold(folder: Path) -> int:
         os.close(handle)
         raise
     return handle
-
-
-def _text(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"

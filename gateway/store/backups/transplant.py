@@ -15,7 +15,7 @@ from pathlib import Path
 import duckdb
 
 from gateway.store import codes
-from gateway.store.segments.parquet import sync_folder
+from gateway.store.files import sync_folder
 
 log = logging.getLogger(__name__)
 

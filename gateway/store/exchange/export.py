@@ -18,7 +18,8 @@ from drivers.model import Quality, Reason
 from gateway.store import codes
 from gateway.store.backups.snapshot import HOT_FILE, SEGMENTS
 from gateway.store.errors import TransferError
-from gateway.store.segments import manifest, parquet
+from gateway.store.files import quoted, sync_file, sync_folder
+from gateway.store.segments import manifest
 from gateway.store.segments.layout import BUCKET_MS, HOUR_MS
 from gateway.store.segments.view import HOT, View
 
@@ -74,9 +75,9 @@ def export(snapshot: Path, file: Path, wanted: Wanted, progress: Fraction) -> Ex
             parts = list(_sorted_parts(view, ids, wanted, snapshot / "export", progress))
             rows = _join(db, parts, wanted, hidden)
             gone_ms = max((view.raw_from_ms(one) for one in ids), default=0)
-        parquet.sync_file(hidden)
+        sync_file(hidden)
         hidden.rename(file)
-        parquet.sync_folder(file.parent)
+        sync_folder(file.parent)
     except (duckdb.Error, OSError) as error:
         text = " ".join(str(error).split())[:200]
         raise TransferError(f"{file}: not written ({text}): make room, or name another place") from error
@@ -124,11 +125,6 @@ def connected(database: Path | None, spill: Path | None) -> Iterator[duckdb.Duck
         yield db
 
 
-def text(path: Path) -> str:
-    """A path as SQL."""
-    return "'" + str(path).replace("'", "''") + "'"
-
-
 def _series(db: duckdb.DuckDBPyConnection, wanted: Wanted) -> list[int]:
     query = """select series_id from series join sensor using (sensor_id)
         where ($1 is null or device_id = $1) and ($2 is null or metric = $2) order by series_id"""
@@ -147,7 +143,7 @@ def _sorted_parts(view: View, ids: Sequence[int], wanted: Wanted, folder: Path, 
     for number, window in enumerate(windows):
         query = _rows(view, ids, window) if wanted.bucket_ms is None else _buckets(view, ids, window, wanted.bucket_ms)
         part = folder / f"{number}.parquet"
-        view.db.execute(f"copy ({query}) to {text(part)} (format parquet)")
+        view.db.execute(f"copy ({query}) to {quoted(part)} (format parquet)")
         yield part
         progress(WRITING * (number + 1) / len(windows))
 
@@ -214,7 +210,7 @@ def _join(db: duckdb.DuckDBPyConnection, parts: Sequence[Path], wanted: Wanted, 
     else:
         columns = f"""{moment.format("r.start")} as start, n.device_id as device, n.sensor, s.metric, s.quantity,
             s.unit, r.n, r.uncertain, r.bad, r.min, r.mean, r.max, r.last"""
-    source = f"read_parquet([{', '.join(map(text, parts))}])"
+    source = f"read_parquet([{', '.join(map(quoted, parts))}])"
     db.execute("set threads = 1")  # with more, a join does not keep the order
     query = f"select {columns} from {source} r join series s using (series_id) join sensor n using (sensor_id)"  # noqa: S608
-    return int(db.execute(f"copy ({query}) to {text(file)} ({target})").fetchall()[0][0])
+    return int(db.execute(f"copy ({query}) to {quoted(file)} ({target})").fetchall()[0][0])

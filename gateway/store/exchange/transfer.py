@@ -10,8 +10,9 @@ import duckdb
 
 from gateway.store import codes
 from gateway.store.errors import TransferError
-from gateway.store.exchange.export import TIME, Fraction, connected, form, text
+from gateway.store.exchange.export import TIME, Fraction, connected, form
 from gateway.store.exchange.rows import COLUMNS, BadRow, Key, Reader, Row
+from gateway.store.files import quoted
 
 ROWS_AT_ONCE = 5_000
 NAMES_AT_ONCE = 500
@@ -67,7 +68,7 @@ def _read_csv(file: Path, now_ms: int, progress: Fraction) -> Iterator[Row]:
 def _read_parquet(file: Path, now_ms: int, progress: Fraction) -> Iterator[Row]:
     with connected(None, None) as db:
         try:
-            source = f"read_parquet({text(file)})"
+            source = f"read_parquet({quoted(file)})"
             known = {row[0]: row[1] for row in db.execute(f"describe from {source}").fetchall()}
             found = [name for name in known if name in COLUMNS]
             reader = Reader(list(known), now_ms)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import duckdb
 
+from gateway.store.files import sync_file, sync_folder
 from gateway.store.mend import rescue, wal
 from gateway.store.mend.wal import HEAD_BYTES, Belonging, Fit, Walk
 
@@ -125,7 +126,7 @@ def rescue_rows(file: Path) -> Mended | None:
     kept = _keep_pair(file)
     log_of(file).unlink(missing_ok=True)
     os.replace(part, file)
-    _sync_folder(file)
+    sync_folder(file.parent)
     return Mended(f"{file.name} had damaged blocks; what could be read was written anew, {gone}", kept, lossy=True)
 
 
@@ -143,7 +144,7 @@ def start_empty(file: Path) -> Mended | None:
         copy.unlink()
     for each in (file, log_of(file)):
         each.unlink(missing_ok=True)
-    _sync_folder(file)
+    sync_folder(file.parent)
     return Mended(f"{file.name} could not be used, and there is no copy that could: it begins anew", kept, lossy=True)
 
 
@@ -180,11 +181,11 @@ def _copy_sound(file: Path, part: Path, copy: Path) -> bool:
         raise OSError(f"{file.name} could not be copied: {ended.stderr.decode(errors='replace').strip()}")
     if ended.stdout[: 3 * HEAD_BYTES] != ended.stdout[3 * HEAD_BYTES :]:
         return False
-    _sync_file(part)
+    sync_file(part)
     with duckdb.connect(str(part), read_only=True, config={"memory_limit": "64MB", "threads": 1}) as db:
         rescue.verify(db)
     os.replace(part, copy)
-    _sync_folder(copy)
+    sync_folder(copy.parent)
     return True
 
 
@@ -297,7 +298,7 @@ def _take_copy(file: Path, *, lossy: bool) -> Mended | None:
     if not whole:
         log.unlink(missing_ok=True)
     os.replace(part, file)
-    _sync_folder(file)
+    sync_folder(file.parent)
     made = datetime.fromtimestamp(copy.stat().st_mtime, UTC)
     what = f"{file.name} could not be used; its last good copy of {made:%Y-%m-%d %H:%M} UTC took its place"
     return Mended(what + (", and its log with it" if whole else ""), kept, lossy=not whole)
@@ -323,7 +324,7 @@ def _cut_log(log: Path, head: bytes, start: int, end: int) -> Path:
         part = log.with_name(log.name + ".part")
         _copy(log, part, start, end, head)
         os.replace(part, log)
-    _sync_folder(log)
+    sync_folder(log.parent)
     return kept
 
 
@@ -365,15 +366,3 @@ def _copy(old: Path, new: Path, start: int, end: int | None, head: bytes = b"") 
             left -= len(piece)
         target.flush()
         os.fsync(target.fileno())
-
-
-def _sync_folder(file: Path) -> None:
-    _sync_file(file.parent)
-
-
-def _sync_file(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import duckdb
 
+from gateway.store.files import quoted
+
 ROWS_AT_ONCE = 2048
 """DuckDB decodes so many rows together; a damaged block takes at least these with it."""
 FREE_OF_NAMES = frozenset({"dated", "reading", "delivery", "gap", "newest", "audit", "event"})
@@ -41,8 +43,8 @@ def read_out(file: Path, new: Path) -> Gone:
     """Copy the tables and views of a closed file, its log included, as far as that can be read; duckdb.Error if it
     cannot be opened at all."""
     with duckdb.connect(config={"memory_limit": "128MB", "threads": 1}) as db:
-        db.execute(f"attach {_text(file)} as old (read_only)")
-        db.execute(f"attach {_text(new)} as new")
+        db.execute(f"attach {quoted(file)} as old (read_only)")
+        db.execute(f"attach {quoted(new)} as new")
         db.execute("copy from database old to new (schema)")
         tables = db.execute("select table_name from duckdb_tables() where database_name = 'old'").fetchall()
         gone = {}
@@ -72,7 +74,3 @@ def _pull(db: duckdb.DuckDBPyConnection, table: str, first: int, end: int) -> in
     vectors = -(-(end - first) // ROWS_AT_ONCE)
     middle = first + vectors // 2 * ROWS_AT_ONCE
     return _pull(db, table, first, middle) + _pull(db, table, middle, end)
-
-
-def _text(file: Path) -> str:
-    return "'" + str(file).replace("'", "''") + "'"

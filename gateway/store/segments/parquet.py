@@ -5,7 +5,6 @@ Measured beside read-only DuckDB files (`python -m bench formats`): less than a 
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 import duckdb
 
 from gateway.store.codes import USABLE_BELOW
+from gateway.store.files import quoted, sync_file, sync_folder
 from gateway.store.segments.layout import BUCKET_MS, Level, Seal, Segment
 
 OPTIONS = "format parquet, parquet_version 'v2', compression zstd, compression_level 3, row_group_size 122880"
@@ -71,7 +71,7 @@ def merged(partials: str) -> str:
 
 def scan(folder: Path, names: Sequence[str], columns: str = RAW_COLUMNS) -> str:
     """SQL that reads these files, to stand after FROM."""
-    files = ", ".join(_text(folder / name) for name in names)
+    files = ", ".join(quoted(folder / name) for name in names)
     return f"(select {columns} from read_parquet([{files}]))"  # noqa: S608
 
 
@@ -152,24 +152,6 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def sync_file(file: Path) -> None:
-    """Make the content of a file durable."""
-    _sync(file, os.O_RDONLY)
-
-
-def _sync(path: Path, flags: int) -> None:
-    handle = os.open(path, flags)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _copy(db: duckdb.DuckDBPyConnection, folder: Path, name: str, query: str, draft: Draft) -> int:
     """Rows written to this name; 0 and no file where there are none."""
     meta = {
@@ -183,7 +165,7 @@ def _copy(db: duckdb.DuckDBPyConnection, folder: Path, name: str, query: str, dr
     }
     part = folder / f".{name}{PART}"
     rows: int = db.execute(
-        f"copy (select {query}) to {_text(part)} ({OPTIONS}, kv_metadata {{{KEY}: '{json.dumps(meta)}'}})"
+        f"copy (select {query}) to {quoted(part)} ({OPTIONS}, kv_metadata {{{KEY}: '{json.dumps(meta)}'}})"
     ).fetchall()[0][0]
     if not rows:
         part.unlink()
@@ -205,7 +187,3 @@ def _extent(db: duckdb.DuckDBPyConnection, rows: str) -> tuple[int, int, int, in
     query = f"select count(*), epoch_ms(min(ts)), epoch_ms(max(ts)), min(series_id), max(series_id) from {rows}"  # noqa: S608
     found: tuple[int, int, int, int, int] = db.execute(query).fetchall()[0]
     return found
-
-
-def _text(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
