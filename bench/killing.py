@@ -38,7 +38,7 @@ TARGETS = (
 """What housekeeping begins with, and the step within it that a kill is meant for."""
 LATER_MS = {"merge": 400, "copy": 60, "work": 40, "rearrange": 15}
 """How much later than the line of a step a kill may come; 8 ms where it says nothing else."""
-NEVER_S = 60.0
+NEVER_S = 100.0
 PATIENCE_S = 0.6
 """A step that does not come within this time is not waited for: the kill falls where the child is."""
 RAW_DAYS = (0, 4, 65)

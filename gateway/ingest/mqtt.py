@@ -38,6 +38,8 @@ NOTES_LIMIT = 256  # capabilities, statuses, errors that wait for their hooks
 REPORTS_LIMIT = 4096
 REPORT_EVERY_S = 60.0  # one report a device and kind: a broken node must not fill the card
 FLUSH_WITHIN_S = 5.0
+HEARD_OUT_WITHIN_S = 1.0
+NO_TOPIC = "ambient-gateway/nothing"
 DRAINED_AFTER_S = 0.2  # a pause this long after a connect: what the broker had kept has arrived
 DRAINED_BY_S = 60.0
 
@@ -131,11 +133,29 @@ class MqttIngest:
             with suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_WITHIN_S):
                     await self._pipeline.flush()
+        await self._heard_out()
         self._stop.set()
         self._client.disconnect()
         await asyncio.to_thread(self._thread.join)
         self._handler.cancel()
         await self._group.__aexit__(None, None, None)
+
+    async def _heard_out(self) -> None:
+        """Until the broker has dealt with our acknowledgements: what it has not read when a connection that it still
+        sends on is closed is lost, and comes again. It answers in order, so any answer to a later request will do."""
+        answered = asyncio.Event()
+
+        def tell(*_: Any) -> None:
+            self._loop.call_soon_threadsafe(answered.set)
+
+        self._client.on_unsubscribe = tell
+        with self._guard:
+            if not self._connected:
+                return
+            self._client.unsubscribe(NO_TOPIC)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEARD_OUT_WITHIN_S):
+                await answered.wait()
 
     @property
     def connected(self) -> bool:
