@@ -38,6 +38,7 @@ TARGETS = (
 """What housekeeping begins with, and the step within it that a kill is meant for."""
 LATER_MS = {"merge": 400, "copy": 60, "work": 40, "rearrange": 15}
 """How much later than the line of a step a kill may come; 8 ms where it says nothing else."""
+MERGING = "gateway.store.segments.merge"
 NEVER_S = 100.0
 PATIENCE_S = 0.6
 """A step that does not come within this time is not waited for: the kill falls where the child is."""
@@ -83,6 +84,14 @@ class House:
 
     def children(self) -> list[psutil.Process]:
         return list(psutil.Process(self.child.pid).children())
+
+    def merges(self) -> list[psutil.Process]:
+        """Its merging children that run their own program: who stops one before that stops the parent, which waits."""
+        found = []
+        for each in self.children():
+            with suppress(psutil.Error):
+                found += [each] if MERGING in each.cmdline() else []
+        return found
 
     def listen(self, for_s: float) -> list[str]:
         """What it says within this time: the next lines, if any; EOFError where it ended by itself."""
@@ -165,7 +174,7 @@ def _stand_still(living: House, chance: random.Random) -> None:
     if not living.wait(lambda line: line == "> merge", PATIENCE_S):
         return
     ends_s = time.monotonic() + PATIENCE_S
-    while not (merges := living.children()) and time.monotonic() < ends_s:
+    while not (merges := living.merges()) and time.monotonic() < ends_s:
         living.go_on(LOOK_MS)
     living.go_on(chance.uniform(0, 300))
     for merge in merges:

@@ -43,7 +43,7 @@ def merging(living: House) -> list[psutil.Process]:
     while True:
         assert living.wait(lambda line: line == "> merge")
         while "merge" in living.within:
-            if found := living.children():
+            if found := living.merges():
                 return found
             living.go_on(killing.LOOK_MS)
 
