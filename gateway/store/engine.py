@@ -193,11 +193,6 @@ class Engine:
         if instance is not None:
             instance.close()
 
-    @property
-    def good(self) -> Path:
-        """The last good copy of the file, made after each sealing."""
-        return self.folder / "hot.good.duckdb"
-
     def copy_to(self, cursor: duckdb.DuckDBPyConnection, target: Path) -> None:
         """Everything of the file as this connection sees it, into a new one; synced, then renamed."""
         part = target.with_name(f".{target.name}.part")

@@ -225,7 +225,7 @@ class Keeper:
         try:
             await self._store.rearrange(lambda db: seal.settle(db, sealed), sealed.segments, adopt=adopt)
         except seal.HotChanged:
-            parquet.discard(self._store.segments_folder, [name for each in sealed.segments for name in each.files])
+            seal.discard(self._store.segments_folder, sealed.segments)
             raise
         return rows
 

@@ -341,6 +341,7 @@ class Writer:
         self.engine.copy_to(self.engine.writer, fresh)
         self.engine.disconnect()
         fresh.replace(self.engine.file)
+        repair.log_of(self.engine.file).unlink(missing_ok=True)  # if it was not folded: all of it is in the new file
         sync_folder(self.engine.folder)
         self.ensure_open()
 

@@ -6,6 +6,7 @@ the files. A crash before it leaves files that the next start removes, a crash a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import duckdb
 
@@ -56,7 +57,7 @@ def write(view: View, seal: Seal, next_id: int, now_ms: int) -> Sealed:
             made = parquet.write(view.db, view.folder, draft)
             segments += [made] if made is not None else []
     except BaseException:
-        discard(view, segments)
+        discard(view.folder, segments)
         raise
     return Sealed(seal, sum(count for _, count in days), tuple(segments))
 
@@ -82,6 +83,6 @@ def _leave(db: duckdb.DuckDBPyConnection, seal: Seal) -> int:
     return sum(int(db.execute(query).fetchall()[0][0]) for query in deleted)
 
 
-def discard(view: View, segments: Sequence[Segment]) -> None:
+def discard(folder: Path, segments: Sequence[Segment]) -> None:
     """Remove the files of segments that did not come true."""
-    parquet.discard(view.folder, [name for each in segments for name in each.files])
+    parquet.discard(folder, [name for each in segments for name in each.files])
