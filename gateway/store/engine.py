@@ -19,7 +19,7 @@ from gateway.store.errors import (
     StoreNotWritable,
     StoreTooNew,
 )
-from gateway.store.files import quoted, sync_file
+from gateway.store.files import quoted, reserve, sync_file
 from gateway.store.mend import repair, rescue
 from gateway.store.mend.repair import Mended
 from gateway.store.note import LockFile, Note, Phase
@@ -29,6 +29,10 @@ CHECKPOINT_AT_MB: float = 32
 MAX_SPILL_MB = 512
 ROOM_TO_FOLD_BYTES = 96 << 20
 """Below this the log is not folded into the file: it may be as long as that, and both have to fit meanwhile."""
+LOG_AHEAD_BYTES = 4 << 20
+"""The log has blocks for so much more than it holds: where each COMMIT took some of its own, a journaling file system
+wrote as many bytes for that as the log did (`python -m bench bytes`)."""
+BLOCK_BYTES = 512  # stat(2), the unit of st_blocks
 INTERRUPT_EVERY_S = 0.02
 _FULL = ("No space left", "Disk quota exceeded", "File too large")
 
@@ -85,6 +89,14 @@ class Engine:
     def note(self, batch: int) -> None:
         """Write down the last committed batch number, and when that was."""
         self._lock.committed(batch)
+
+    def extend_log(self) -> None:
+        """Have blocks for the log of the next COMMITs, where there is plenty of room for them."""
+        with suppress(OSError):  # folded just now, or no room: the log takes blocks as it needs them
+            log = repair.log_of(self.file)
+            held = log.stat()
+            if held.st_blocks * BLOCK_BYTES - held.st_size < LOG_AHEAD_BYTES // 16 and not self._holding:
+                reserve(log, LOG_AHEAD_BYTES)
 
     def unlock(self) -> None:
         """Give the folder up, and note whether it was closed well."""

@@ -359,6 +359,7 @@ class Writer:
             if self.known.batch - self.known.newest_batch >= SAVE_EVERY_BATCHES:
                 self._remember()
             self.engine.allow_checkpoints()
+            self.engine.extend_log()
         except (StoreError, duckdb.Error) as error:
             log.warning("postponed until the next batch: %s", error)
 
