@@ -17,8 +17,10 @@ from gateway.store.codes import USABLE_BELOW
 from gateway.store.files import quoted, sync_file, sync_folder
 from gateway.store.segments.layout import BUCKET_MS, Level, Seal, Segment
 
-OPTIONS = "format parquet, parquet_version 'v2', compression zstd, compression_level 3, row_group_size 122880"
+OPTIONS = "format parquet, parquet_version 'v2', compression zstd, row_group_size 122880"
 """Version 2 packs times as differences: 2.1 bytes a reading against 2.4."""
+EFFORT = {Level.HOUR: 3, Level.DAY: 9, Level.MONTH: 9}
+"""zstd's level: what stays for years is written once, by a child at idle priority, and reads as fast. 4 % smaller."""
 DENSE_FROM = 16
 """Readings a bucket from which a rollup file is worth its bytes; below that the raw file answers as fast."""
 KEY = "ambient_gateway"
@@ -164,8 +166,9 @@ def _copy(db: duckdb.DuckDBPyConnection, folder: Path, name: str, query: str, dr
         "ancestors": draft.ancestors,
     }
     part = folder / f".{name}{PART}"
+    effort = f"compression_level {EFFORT[draft.level]}"
     rows: int = db.execute(
-        f"copy (select {query}) to {quoted(part)} ({OPTIONS}, kv_metadata {{{KEY}: '{json.dumps(meta)}'}})"
+        f"copy (select {query}) to {quoted(part)} ({OPTIONS}, {effort}, kv_metadata {{{KEY}: '{json.dumps(meta)}'}})"
     ).fetchall()[0][0]
     if not rows:
         part.unlink()

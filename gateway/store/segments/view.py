@@ -88,6 +88,11 @@ class Shelf:
         """The segments of now, by their id."""
         return self._segments
 
+    @property
+    def generation(self) -> int:
+        """How often the segments changed, or readings that had been stored before."""
+        return self._generation
+
     @contextmanager
     def hold(self, begin: Callable[[], object]) -> Iterator[tuple[Segment, ...]]:
         """The segments that belong to what `begin` opens: no change of both can come between."""
