@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+ANALYSIS ?= yes
 
 .PHONY: help run test check bench soak install lock image hil
 
@@ -39,7 +40,7 @@ soak: $(VENV)/.dev
 hil:
 	@./hil/vm/run
 
-## install  make .venv with everything that `run` needs
+## install  make .venv with everything that `run` needs (ANALYSIS=no: without what assistants' code uses)
 install: $(VENV)/.run
 
 ## lock     resolve the dependencies anew and check that pip installs them everywhere
@@ -50,9 +51,10 @@ $(VENV)/bin/python:
 	@./scripts/find-python $(PYTHON) >/dev/null
 	@$$(./scripts/find-python $(PYTHON)) -m venv $(VENV)
 
-$(VENV)/.run: $(VENV)/bin/python requirements.lock pyproject.toml
-	@echo "installing into $(VENV) (first time: about half a minute)" >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+$(VENV)/.run: $(VENV)/bin/python requirements.lock requirements-analysis.lock pyproject.toml
+	@echo "installing into $(VENV) (first time: about a minute)" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock \
+		$(if $(filter no,$(ANALYSIS)),,-r requirements-analysis.lock)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -78,6 +78,12 @@ class Store:
         return self._writer.known.batch
 
     @property
+    def version(self) -> tuple[int, int]:
+        """(of segments and stored readings, of the small tables): each grows right after a change of them, so what was
+        looked at after asking is at least that new. Appended and re-dated readings change neither."""
+        return self._writer.shelf.generation, self._writer.changes
+
+    @property
     def known(self) -> Known:
         """What is remembered of the file; read it through `queries` where they can answer."""
         return self._writer.known

@@ -50,6 +50,7 @@ class Writer:
         self.shelf = Shelf(folder / "segments")
         self.crowded: tuple[int, Callable[[], None]] | None = None
         self.lost_batches: tuple[int, int] | None = None
+        self.changes = 0
         self._incidents = Incidents()
         self._telling = False
         self._unsure: tuple[Sequence[Message], Commit] | None = None
@@ -214,6 +215,7 @@ class Writer:
         self._note()
         if self.crowded is not None and self.known.hot_rows >= self.crowded[0]:
             self.crowded[1]()
+        self.changes += batch.new_names
         self._housekeep(batch.new_names)
         return commit
 
@@ -282,6 +284,7 @@ class Writer:
             if _DURABLE not in str(error):
                 raise self.engine.explain(error) from error
             return result
+        self.changes += 1
         if adopt is not None:
             adopt(self.known)
             self._refresh_views()
