@@ -9,7 +9,8 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """Addresses in order of preference; `token` is None where the owner has made tokens already."""
+    """Addresses in order of preference; `token` is None where the owner has made tokens already; `code` is that of the
+    pairing window that is open since the start."""
 
     name: str
     gateway_id: str
@@ -20,11 +21,12 @@ class Welcome:
     token: str | None
     broker: str
     data: Path
+    code: str
 
 
 def text(welcome: Welcome) -> str:
     """The whole welcome, ready to print."""
-    host = _host(welcome.addresses[0] if welcome.addresses else "127.0.0.1")
+    host = bracketed(welcome.addresses[0] if welcome.addresses else "127.0.0.1")
     plain = f"http://{host}:{welcome.http_port}" if welcome.http_port else ""
     secure = f"https://{host}:{welcome.https_port}"
     easy = plain or secure
@@ -34,6 +36,7 @@ def text(welcome: Welcome) -> str:
         f"  page     {easy}/",
         f"  MCP      {easy}/mcp",
         f"  HTTPS    {secure}/mcp   certificate {welcome.fingerprint}",
+        f"  pair     {secure}/pair   code {welcome.code}, for two minutes; later: gateway pair",
         f"  broker   {welcome.broker}",
         f"  data     {welcome.data.absolute()}",
     ]
@@ -65,5 +68,6 @@ def _paste(welcome: Welcome, base: str) -> list[str]:
     ]
 
 
-def _host(address: str) -> str:
+def bracketed(address: str) -> str:
+    """An address as it stands in a URL."""
     return f"[{address}]" if ":" in address else address

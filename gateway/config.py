@@ -63,6 +63,20 @@ class Http(Section):
     allowed_hosts: tuple[str, ...] = ()
 
 
+class Access(Section):
+    """Who may ask, and how often.
+
+    `household = "read"` lets whoever comes from the house's own network (private addresses) read without a token.
+    Each principal may ask `burst` times at once and `requests_per_s` after that (0: no limit); of one address at most
+    `waiting_connections` connections are kept that say nothing.
+    """
+
+    household: Literal["off", "read"] = "off"
+    requests_per_s: Annotated[float, Field(ge=0)] = 20.0
+    burst: Annotated[float, Field(ge=1)] = 60.0
+    waiting_connections: Annotated[int, Field(ge=1, le=1000)] = 64
+
+
 class Mqtt(Section):
     """The broker: `auto` takes mosquitto where it is installed and the embedded one otherwise.
 
@@ -161,6 +175,7 @@ class Config(Section):
 
     site: Site = Site()
     http: Http = Http()
+    access: Access = Access()
     mqtt: Mqtt = Mqtt()
     store: StoreSettings = StoreSettings()
     clock: ClockSettings = ClockSettings()

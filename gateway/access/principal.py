@@ -17,8 +17,16 @@ class Scope(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody who proved who they are: the name of the token (or "local" for the control socket) and its scope."""
+    """Somebody who proved who they are: the name of the token (or "local" for the control socket) and its scope.
+    A `guest` proved nothing but to be in the house: refusals of guests are counted, not written down."""
 
     name: str
     scope: Scope
     token_id: str = ""
+    guest: bool = False
+
+    @property
+    def key(self) -> str:
+        """What belongs to this one alone (tasks, files, answers, its share) is kept under this: the token's id, which
+        outlives no token."""
+        return self.token_id or self.name

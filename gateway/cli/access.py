@@ -3,9 +3,11 @@
 import argparse
 import json
 import sys
+from datetime import UTC, datetime
+from typing import Any
 
 from gateway.cli import data
-from gateway.control import ForgetReadings, NodeAdd, Status, TokenCreate, TokenList, TokenRevoke
+from gateway.control import ForgetReadings, NodeAdd, Status, TokenCreate, TokenList, TokenRevoke, TokenRotate
 
 
 def token_create(options: argparse.Namespace) -> int:
@@ -22,15 +24,39 @@ def token_list(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(tokens))
         return 0
+    now = datetime.now(UTC)
     for token in tokens:
-        state = "revoked" if token["revoked"] else f"expires {token['expires'] or 'never'}"
-        print(f"{token['name']:24} {token['scope']:8} {state:34} last used {token['last_used'] or 'never'}")
+        print(f"{token['name']:24} {token['scope']:8} {_state(token, now):34} last used {_day(token['last_used'])}")
+    return 0
+
+
+def _state(token: dict[str, Any], now: datetime) -> str:
+    """Whether and until when it may be used, in words."""
+    if token["revoked"]:
+        return f"revoked {_day(token['revoked'])}"
+    if token["renewed_until"] and datetime.fromisoformat(token["renewed_until"]) > now:
+        return f"renewed by its app, until {token['renewed_until'][:10]}"
+    if token["expires"]:
+        over = datetime.fromisoformat(token["expires"]) <= now
+        return f"{'expired' if over else 'expires'} {_day(token['expires'])}"
+    return "expires never"
+
+
+def _day(time: str | None) -> str:
+    """To the minute, in UTC as everything the gateway keeps."""
+    return f"{datetime.fromisoformat(time):%Y-%m-%d %H:%M} UTC" if time else "never"
+
+
+def token_rotate(options: argparse.Namespace) -> int:
+    """Print the token's new secret alone on standard output."""
+    print(data.send(TokenRotate(name=options.name, confirm=True), data.folder(options.data))["secret"])
+    print(f"the secret of {options.name!r} before this one is refused from now on", file=sys.stderr)
     return 0
 
 
 def token_revoke(options: argparse.Namespace) -> int:
     """Refuse a token from now on."""
-    print(data.send(TokenRevoke(name=options.name), data.folder(options.data))["done"], file=sys.stderr)
+    print(data.send(TokenRevoke(name=options.name, confirm=True), data.folder(options.data))["done"], file=sys.stderr)
     return 0
 
 
@@ -43,7 +69,7 @@ def node_add(options: argparse.Namespace) -> int:
 def forget(options: argparse.Namespace) -> int:
     """Delete the readings of a device."""
     command = ForgetReadings(device=options.device, confirm=options.yes)
-    print(data.send(command, data.folder(options.data))["done"], file=sys.stderr)
+    print(data.meant(command, data.folder(options.data))["done"], file=sys.stderr)
     return 0
 
 

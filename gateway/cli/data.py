@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway import control
-from gateway.command import Command
+from gateway.command import Command, Destructive
 from gateway.control import Commands, ControlError, NodeAdd, TokenCreate
 from gateway.store.exchange.errands import BeginImport
 
@@ -64,3 +64,11 @@ async def session(data: Path) -> AsyncIterator[Send]:
 async def _send(command: Command, data: Path) -> dict[str, Any]:
     async with session(data) as send:
         return await send(command)
+
+
+def meant(command: Destructive, data: Path) -> dict[str, Any]:
+    """Run what cannot be undone; without `confirm` it only says what would be, as a ControlError."""
+    if command.confirm or command.dry_run:
+        return send(command, data)
+    would = send(command.model_copy(update={"dry_run": True}), data)["would"]
+    raise ControlError(f"{would}: this cannot be undone; say so with --yes")

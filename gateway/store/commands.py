@@ -10,22 +10,26 @@ import duckdb
 
 from gateway.store import codes, views
 from gateway.store.db import Store
-from gateway.store.queries import audit_rows, events, get_setting, node_keys, tokens
-from gateway.store.types import AuditRow, Device, Event, Sensor, TokenRow, Zone
+from gateway.store.queries import audit_rows, events, get_setting, grants, node_keys, tokens
+from gateway.store.types import AuditRow, Device, Event, GrantRow, Sensor, TokenRow, Zone
 
 __all__ = [
     "add_event",
     "add_events",
     "audit",
     "audit_rows",
+    "drop_grants",
     "events",
     "get_setting",
+    "grants",
     "node_keys",
     "revoke_token",
     "save_device",
+    "save_grant",
     "save_node_key",
     "save_sensor",
     "save_token",
+    "save_tokens",
     "save_zone",
     "set_setting",
     "tokens",
@@ -124,14 +128,41 @@ async def save_zone(store: Store, zone: Zone) -> None:
 
 async def save_token(store: Store, token: TokenRow) -> None:
     """Insert or replace a token by its id."""
+    await save_tokens(store, [token])
+
+
+async def save_tokens(store: Store, rows: Sequence[TokenRow]) -> None:
+    """The same for several, all or none."""
+    await store.write(lambda db: _put_tokens(db, rows))
+
+
+async def save_grant(store: Store, grant: GrantRow, token: TokenRow) -> None:
+    """Insert or replace a grant and its token, both or none."""
 
     def change(db: duckdb.DuckDBPyConnection) -> None:
+        _put_tokens(db, [token])
+        db.execute("delete from token_grant where token_id = ?", [grant.token_id])
+        hashes = [grant.device_sha256, grant.family_sha256, grant.refresh_sha256]
+        row = [grant.token_id, grant.client, *hashes, _naive(grant.until)]
+        db.execute("insert into token_grant values (?, ?, ?, ?, ?, ?)", row)
+
+    await store.write(change)
+
+
+async def drop_grants(store: Store, token_ids: Sequence[str]) -> None:
+    """Forget grants that ended."""
+    if token_ids:
+        await store.write(
+            lambda db: db.executemany("delete from token_grant where token_id = ?", [[each] for each in token_ids])
+        )
+
+
+def _put_tokens(db: duckdb.DuckDBPyConnection, rows: Sequence[TokenRow]) -> None:
+    for token in rows:
         db.execute("delete from token where token_id = ?", [token.token_id])
         times = [_naive(time) for time in (token.created, token.expires, token.revoked, token.last_used)]
         row = [token.token_id, token.name, token.scope, token.sha256, *times]
         db.execute("insert into token values (?, ?, ?, ?, ?, ?, ?, ?)", row)
-
-    await store.write(change)
 
 
 async def revoke_token(store: Store, token_id: str, when: datetime) -> bool:

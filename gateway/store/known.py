@@ -105,6 +105,16 @@ class Known:
         self.newest = {one: reading for one, reading in self.newest.items() if one not in series}
         self.newest_ms = {one: ms for one, ms in self.newest_ms.items() if one not in series}
 
+    def forget_device(self, device_id: str) -> None:
+        """Its rows are gone; numbers of its sensors and series are not given again as long as this lives."""
+        gone = [one for one, series in self.series.items() if series.device == device_id]
+        self.forget_values(gone)
+        self.devices.discard(device_id)
+        self.sensors = {key: sensor for key, sensor in self.sensors.items() if key[0] != device_id}
+        self.series = {one: series for one, series in self.series.items() if series.device != device_id}
+        self.series_ids = {key: one for key, one in self.series_ids.items() if key[0] != device_id}
+        self.boots = {key: boot for key, boot in self.boots.items() if key[0] != device_id}
+
     def set_newest(
         self, rows: Sequence[tuple[int, int, float | None, int, int]], received: Mapping[tuple[int, int], int]
     ) -> None:

@@ -45,6 +45,33 @@ create table device (
     last_seen TIMESTAMP_MS, metadata VARCHAR)
 """
 
+# Temporary files; what an older gateway finds of them in the data it leaves alone.
+FILE = """
+create table file (
+    file_id VARCHAR not null, owner VARCHAR not null, name VARCHAR not null, media_type VARCHAR not null,
+    size_bytes BIGINT, sha256 VARCHAR, complete BOOLEAN not null, created TIMESTAMP_MS not null,
+    expires TIMESTAMP_MS not null)
+"""
+
+# What people said of a device wins over what it says of itself; a tool is its versions, of which an approved one runs.
+PEOPLE = (
+    """create table device_edit (device_id VARCHAR not null, field VARCHAR not null, value VARCHAR not null,
+       reason VARCHAR, principal VARCHAR, time TIMESTAMP_MS not null)""",
+    """create table saved_query (name VARCHAR not null, sql VARCHAR not null, parameters VARCHAR, description VARCHAR,
+       principal VARCHAR, time TIMESTAMP_MS not null)""",
+    """create table dynamic_tool (name VARCHAR not null, version INTEGER not null, description VARCHAR,
+       code VARCHAR not null, arguments VARCHAR not null, sha256 VARCHAR not null, principal VARCHAR,
+       time TIMESTAMP_MS not null, approved_by VARCHAR, approved TIMESTAMP_MS)""",
+    """create table dynamic_tool_use (name VARCHAR not null, calls BIGINT not null, failures BIGINT not null,
+       last_used TIMESTAMP_MS)""",
+)
+# What an app holds beside its access token, which is a row of `token`; hashes only.
+GRANT = """
+create table token_grant (
+    token_id VARCHAR not null, client VARCHAR not null, device_sha256 VARCHAR not null, family_sha256 VARCHAR,
+    refresh_sha256 VARCHAR, until TIMESTAMP_MS not null)
+"""
+
 MIGRATIONS = (
     Migration(
         1,
@@ -77,6 +104,9 @@ MIGRATIONS = (
     ),
     # An older gateway goes on with `reading` in such a file, and sees neither `dated` nor what is sealed.
     Migration(2, "segments", 1, (DATED, manifest.TABLE)),
+    Migration(3, "grants", 1, (GRANT,)),
+    Migration(4, "what people set", 1, PEOPLE),
+    Migration(5, "files", 1, (FILE,)),
 )
 SCHEMA = MIGRATIONS[-1].number
 

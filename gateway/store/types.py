@@ -209,13 +209,16 @@ class Comparison:
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A value that stands out. `score` is its signed distance from the median of its series in robust deviations;
-    `why` says it in words. `time` is exact unless the answer has a resolution."""
+    `why` says it in words. `time` is exact unless the answer has a resolution; `quality` then is the worst of its 15
+    minutes."""
 
     series_id: int
     time: datetime
     value: float
     score: float
     why: str
+    quality: Quality = Quality.GOOD
+    reason: Reason = Reason.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +301,19 @@ class TokenRow:
     expires: datetime | None = None
     revoked: datetime | None = None
     last_used: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRow:
+    """What an app was granted without a browser of its own: it holds the token of this id, and renews it. Until it has
+    collected that (`refresh_sha256` is None) `until` ends its device code, later its refresh token. Hashes are hex."""
+
+    token_id: str
+    client: str
+    device_sha256: str
+    until: datetime
+    family_sha256: str | None = None
+    refresh_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

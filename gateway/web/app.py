@@ -1,32 +1,31 @@
 """All routes of the gateway behind one guard."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from secrets import compare_digest, token_urlsafe
 from typing import Any
-from urllib.parse import parse_qs
 from zoneinfo import ZoneInfo
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from gateway.access.desk import Desk
 from gateway.access.identity import Identity
 from gateway.access.policy import Plain, allow
-from gateway.access.principal import Scope
-from gateway.access.tokens import Tokens
+from gateway.access.rates import place, retry_after
 from gateway.clock import Clock
 from gateway.registry.registry import Registry
 from gateway.store import queries
 from gateway.store.db import Store
-from gateway.web import page
-from gateway.web.guard import Doors, Guard
-from gateway.web.headers import TLS_COOKIE, cookie, cookie_name
-from gateway.web.sessions import LIFETIME, Sessions
+from gateway.web import forms, page
+from gateway.web.guard import BodyLimit, Doors, Guard
+from gateway.web.headers import cookie_name
+from gateway.web.oauth import OAuth
+from gateway.web.pairing import PairingPages, after
+from gateway.web.sessions import Sessions
 
-FORM_COOKIE = "agw_form"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -48,7 +47,7 @@ class Site:
     registry: Registry
     clock: Clock
     identity: Identity
-    tokens: Tokens
+    desk: Desk
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,32 +67,46 @@ def build(
     *,
     origins: Collection[str] = (),
     plain: Plain = Plain.READ,
+    routes: Sequence[Route] = (),
+    limits: Mapping[str, BodyLimit] | None = None,
 ) -> Guard:
     """The whole ASGI app. `names` gives the host names that the gateway goes by (`headers.names`), asked for each
-    request; leave `guard.close` to `Serving(drain=...)`."""
-    sessions = Sessions(site.tokens.holder, site.clock)
-    pages = Pages(site, watch, sessions, plain)
-    routes = [
+    request; `routes` are those of other parts, `limits` the bodies that may be longer than others (`Guard.limits`);
+    leave `guard.close` to `Serving(drain=...)`."""
+    sessions = Sessions(site.desk.tokens.holder, site.clock)
+    pairing = PairingPages(site.name, site.desk, sessions, site.clock, plain)
+    pages = Pages(site, watch, sessions, pairing, plain)
+    oauth = OAuth(site.name, site.desk, plain)
+    own = [
         Route("/mcp", mcp),  # no Mount: that redirects, and clients lose their POST
         Route("/", pages.status),
-        Route("/pair", pages.pair),
+        Route("/pair", pairing.show),
+        Route("/pair", pairing.pair, methods=["POST"]),
+        Route("/pair/decide", pairing.decide, methods=["POST"]),
+        Route("/oauth/device_authorization", oauth.device_authorization, methods=["POST"]),
+        Route("/oauth/token", oauth.token, methods=["POST"]),
+        Route("/oauth/revoke", oauth.revoke, methods=["POST"]),
+        Route("/.well-known/oauth-authorization-server", oauth.server_metadata),
+        Route("/.well-known/oauth-protected-resource", oauth.resource_metadata),
+        Route("/.well-known/oauth-protected-resource/mcp", oauth.resource_metadata),
         Route("/login", pages.login, methods=["POST"]),
         Route("/logout", pages.logout, methods=["POST"]),
         Route("/healthz", pages.live),
         Route("/readyz", pages.ready),
         Route("/metrics", pages.metrics),
     ]
-    doors = Doors(site.tokens.verify, sessions.principal, names, origins, plain)
-    return Guard(Starlette(routes=routes), doors)
+    doors = Doors(site.desk, sessions.principal, names, origins, plain)
+    return Guard(Starlette(routes=[*own, *routes]), doors, limits=limits or {}, refused=site.desk.refused)
 
 
 class Pages:
     """The routes for people and monitors."""
 
-    def __init__(self, site: Site, watch: Watch, sessions: Sessions, plain: Plain) -> None:
+    def __init__(self, site: Site, watch: Watch, sessions: Sessions, pairing: PairingPages, plain: Plain) -> None:
         self._site = site
         self._watch = watch
         self._sessions = sessions
+        self._pairing = pairing
         self._plain = plain
 
     async def live(self, request: Request) -> Response:
@@ -102,15 +115,15 @@ class Pages:
 
     async def ready(self, request: Request) -> Response:
         """Readiness: whether readings are stored and questions answered."""
-        return self._denied(request, "view_readiness") or _probe(self._watch.ready())
+        return await self._denied(request, "view_readiness") or _probe(self._watch.ready())
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus text."""
-        return self._denied(request, "view_metrics") or Response(self._watch.metrics(), media_type=METRICS_TYPE)
+        return await self._denied(request, "view_metrics") or Response(self._watch.metrics(), media_type=METRICS_TYPE)
 
     async def status(self, request: Request) -> Response:
         """The newest values of all devices, and how to connect an assistant."""
-        if denied := self._denied(request, "view_page"):
+        if denied := await self._denied(request, "view_page"):
             return denied
         site = self._site
         shown = page.Status(
@@ -118,39 +131,35 @@ class Pages:
             site.clock.now(),
             site.zone,
             page.cards(site.registry.devices(), queries.latest(site.store)),
-            f"{request.url.scheme}://{request.headers['host']}",
+            forms.base(request),
             site.identity.fingerprint,
             request.state.principal.name,
-            self._sessions.form_token(_session(request)),
+            self._sessions.form_token(forms.session_of(request)),
         )
-        return _html(page.status(shown))
-
-    async def pair(self, request: Request) -> Response:
-        """Where a token is handed over to this browser."""
-        if request.state.principal is not None:
-            return RedirectResponse("/", status_code=303)
-        return self._form(request)
+        return forms.html(page.status(shown))
 
     async def login(self, request: Request) -> Response:
         """Turn a token into a session of this browser."""
-        form = await _form(request)
-        if not self._is_own_form(request, form.get("form", "")):
-            return self._form(request, "This form was too old or not ours. Please try again.", 403)
-        principal = await self._site.tokens.verify(form.get("token", "").strip())
+        form, desk = await forms.fields(request), self._site.desk
+        user_code, token = form.get("user_code", ""), form.get("token", "").strip()
+        if not forms.is_own(request, form.get("form", "")):
+            text = "This form was too old or not ours. Please try again."
+            return self._pairing.entrance(request, text, 403, user_code)
+        principal = await desk.tokens.verify(token)
         if principal is None:
-            return self._form(request, "This token is unknown, expired or revoked.", 401)
-        if principal.scope > Scope.READ and not request.state.secure and self._plain is not Plain.ALL:
+            return await self._wrong_token(request, token, user_code)
+        if principal.scope > forms.most(request, self._plain):
+            await desk.audit.refuse(principal.name, "sign_in", principal.name, "more than read over plain HTTP")
             text = "This token may do more than read, and plain HTTP shows it to others. Use the HTTPS address."
-            return self._form(request, text, 403)
-        answer = RedirectResponse("/", status_code=303)
-        _set(answer, request, cookie_name(request.scope), self._sessions.open(principal), int(LIFETIME.total_seconds()))
-        answer.delete_cookie(FORM_COOKIE)
+            return self._pairing.entrance(request, text, 403, user_code)
+        answer = RedirectResponse(after(user_code), status_code=303)
+        forms.open_session(answer, request, self._sessions, principal)
         return answer
 
     async def logout(self, request: Request) -> Response:
         """End this browser's session."""
-        session = _session(request)
-        form = await _form(request)
+        session = forms.session_of(request)
+        form = await forms.fields(request)
         if not session or not self._sessions.is_form_token(session, form.get("form", "")):
             return PlainTextResponse("this form is not of your session; load the page again", 403)
         self._sessions.close(session)
@@ -158,41 +167,24 @@ class Pages:
         answer.delete_cookie(cookie_name(request.scope), secure=request.url.scheme == "https")
         return answer
 
-    def _form(self, request: Request, message: str = "", status: int = 200) -> Response:
-        token = token_urlsafe(16)
-        answer = _html(page.pair(self._site.name, token, message, plain=not request.state.secure), status)
-        _set(answer, request, FORM_COOKIE, token, 3600)
-        return answer
+    async def _wrong_token(self, request: Request, token: str, user_code: str) -> Response:
+        desk, where = self._site.desk, place((request.scope.get("client") or ("",))[0])
+        if wait_s := desk.failures.spend(where):
+            text = "Too many wrong tokens from this address. A right one is still taken."
+            answer = self._pairing.entrance(request, text, 429, user_code)
+            answer.headers["retry-after"] = retry_after(wait_s)
+            return answer
+        if name := desk.tokens.ended(token):
+            await desk.audit.refuse(name, "sign_in", name, "the token is revoked or expired")
+        return self._pairing.entrance(request, "This token is unknown, expired or revoked.", 401, user_code)
 
-    def _is_own_form(self, request: Request, given: str) -> bool:
-        """The form was made by us for this browser (double submit), and this very origin posts it."""
-        made = cookie(request.headers, request.scope, FORM_COOKIE)
-        same_site = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
-        return bool(made) and compare_digest(made.encode(), given.encode()) and same_site
-
-    def _denied(self, request: Request, action: str) -> Response | None:
-        verdict = allow(request.state.principal, action, secure=request.state.secure, plain=self._plain)
-        return None if verdict.allowed else PlainTextResponse(verdict.reason, 403)
-
-
-async def _form(request: Request) -> dict[str, str]:
-    """The fields of a posted form, the last of each name; the guard has bounded its size."""
-    text = (await request.body()).decode("utf-8", "replace")
-    return {name: values[-1] for name, values in parse_qs(text, max_num_fields=16).items()}
-
-
-def _session(request: Request) -> str:
-    return cookie(request.headers, request.scope)
-
-
-def _set(answer: Response, request: Request, name: str, value: str, age_s: int) -> None:
-    secure = request.url.scheme == "https"
-    assert secure or name != TLS_COOKIE
-    answer.set_cookie(name, value, max_age=age_s, httponly=True, samesite="strict", secure=secure, path="/")
-
-
-def _html(text: str, status: int = 200) -> Response:
-    return HTMLResponse(text, status, headers={"content-security-policy": page.POLICY})
+    async def _denied(self, request: Request, action: str) -> Response | None:
+        who = request.state.principal
+        verdict = allow(who, action, secure=request.state.secure, plain=self._plain)
+        if verdict.allowed:
+            return None
+        await self._site.desk.audit.record(who, action, "", verdict)
+        return PlainTextResponse(verdict.reason, 403)
 
 
 def _probe(probe: Probe) -> Response:

@@ -1,91 +1,113 @@
-"""The one door to all routes: Host, Origin, size and time limits, who asks, and over which transport."""
+"""The one door to all routes: Host, Origin, size and time limits, who asks, how often, and over which transport."""
 
-import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.access.desk import Desk
 from gateway.access.policy import Plain, is_loopback
 from gateway.access.principal import Principal
-from gateway.web.headers import LOCAL, cookie, hardened, host_name, origin_host
+from gateway.access.principal import Scope as AccessScope
+from gateway.access.rates import is_at_home, place, retry_after
+from gateway.web.bodies import MAX_BODY, STRANGER, BodyLimit, BodyRefused, pieces, whole
+from gateway.web.exchange import Exchange
+from gateway.web.headers import LOCAL, authority, cookie, cookie_name, hardened, host_name, origin_host
 
-MAX_BODY = 1 << 20
-BODY_S = 15.0
-"""A request body has to be here within this time, however slowly it trickles."""
-OPEN = frozenset({"/healthz", "/pair", "/login"})
-"""What answers without a token: liveness, the page where one is handed over, and the form it posts to."""
-BEARER_ONLY = "/mcp"
+__all__ = ["MAX_BODY", "BodyLimit", "Doors", "Guard"]
+
+OPEN = frozenset(
+    {
+        "/healthz",
+        "/pair",
+        "/login",
+        "/oauth/device_authorization",
+        "/oauth/token",
+        "/oauth/revoke",
+        "/.well-known/oauth-authorization-server",
+        "/.well-known/oauth-protected-resource",
+        "/.well-known/oauth-protected-resource/mcp",
+    }
+)
+"""What answers without a token: liveness, and the ways to one."""
+UNLIMITED = "/healthz"
+"""Whoever restarts us may ask as often as it likes: the answer costs nothing."""
+MCP = "/mcp"
 """A browser's cookie is no credential here: no page may make a browser speak MCP."""
+METADATA = "/.well-known/oauth-protected-resource/mcp"
+BODIES, BODIES_OF_A_PLACE = 32, 8
+"""How many forms of strangers are waited for at once, and of one address."""
+EXCHANGES = 64
+"""Requests of one principal that are served at once, streams included."""
+JSONRPC_REFUSED = -32000
 
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """How the guard learns what it decides by. `names` gives the host names this gateway goes by, asked anew for each
-    request; the address that a connection came in on always counts too. `origins` are foreign pages that may ask."""
+    """How the guard learns what it decides by. `session` says whom a browser's session stands for. `names` gives the
+    host names this gateway goes by, asked anew for each request; the address that a connection came in on always counts
+    too. `origins` are foreign pages that may ask."""
 
-    verify: Callable[[str], Awaitable[Principal | None]]
+    desk: Desk
     session: Callable[[str], Principal | None]
     names: Callable[[], Collection[str]]
     origins: Collection[str] = ()
     plain: Plain = Plain.READ
 
 
-@dataclass(slots=True)
-class Exchange:
-    """One request that is being served, so that it can be ended from outside."""
+class Refused(Exception):
+    """A request that gets this answer instead of being served. `reason` is what the guard counts."""
 
-    waiting: asyncio.Future[Message] | None = None
-    started: bool = False
-    complete: bool = False
-    _ended: bool = False
-
-    def is_over(self) -> bool:
-        """Whether it was ended from outside."""
-        return self._ended
-
-    def end(self) -> None:
-        """From now on the app hears that its client is gone, and nothing more is sent but the end."""
-        self._ended = True
-        if self.waiting is not None:
-            self.waiting.cancel()
+    def __init__(self, reason: str, response: Response) -> None:
+        super().__init__(reason)
+        self.reason, self.response = reason, response
 
 
 @dataclass(slots=True)
 class Guard:
     """ASGI: `guard(scope, receive, send)`. Puts `principal` (or None on open paths) and `secure` in the scope's state.
-    `refused` counts by reason; `close` ends all streams, and requests that come later get 503."""
+
+    `limits` gives bodies of some routes (by the beginning of their path) other limits than `usual`; those of strangers
+    are always small. `refused` counts by reason; `close` ends all streams, and requests that come later get 503.
+    """
 
     app: ASGIApp
     doors: Doors
-    max_body: int = MAX_BODY
-    body_s: float = BODY_S
+    usual: BodyLimit = field(default_factory=BodyLimit)
+    stranger: BodyLimit = STRANGER
+    limits: Mapping[str, BodyLimit] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
     requests: int = 0
     closing: bool = False
     _exchanges: dict[int, Exchange] = field(default_factory=dict)
+    _of: Counter[str] = field(default_factory=Counter)
+    _forms: Counter[str] = field(default_factory=Counter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await _refuse_websocket(scope, receive, send)
         self.requests += 1
-        headers = Headers(scope=scope)
-        safe_send = hardened(send)
-        secure = scope.get("scheme") == "https" or is_loopback((scope.get("client") or ("",))[0])
-        refusal = self._at_the_door(scope, headers, secure=secure)
-        principal = None
-        if refusal is None:
-            principal, refusal = await self._who(scope, headers)
-        body: Message | None = None
-        if refusal is None and scope["method"] in {"POST", "PUT", "PATCH"}:
-            body, refusal = await self._body(headers, receive)
-        if refusal is not None:
-            return await refusal(scope, receive, safe_send)
-        scope.setdefault("state", {}).update(principal=principal, secure=secure)
-        return await self._serve(scope, body, receive, safe_send)
+        headers, safe_send = Headers(scope=scope), hardened(send)
+        secure = scope.get("scheme") == "https" or is_loopback(_address(scope))
+        exchange, principal = Exchange(), None
+        try:
+            self._at_the_door(scope, headers, secure=secure)
+            principal = await self._who(scope, headers)
+            self._pace(scope, principal)
+            with self._held(principal):
+                receive = await self._body(scope, headers, receive, principal, exchange)
+                scope.setdefault("state", {}).update(principal=principal, secure=secure)
+                return await self._serve(exchange, scope, receive, safe_send)
+        except Refused as refused:
+            await self._count(refused.reason, principal, scope)
+            return await refused.response(scope, receive, safe_send)
+        except BodyRefused as error:
+            await self._count(error.reason, principal, scope)
+            return await _closing(error.reason, error.status, str(error))(scope, receive, safe_send)
 
     @property
     def streams(self) -> int:
@@ -98,95 +120,132 @@ class Guard:
         for exchange in list(self._exchanges.values()):
             exchange.end()
 
-    def _at_the_door(self, scope: Scope, headers: Headers, *, secure: bool) -> Response | None:
+    def _at_the_door(self, scope: Scope, headers: Headers, *, secure: bool) -> None:
         """What can be refused before anybody says who he is."""
         if self.closing:
-            return self._refuse("closing", 503, "the gateway is stopping; try again shortly")
+            raise Refused("closing", _closing("closing", 503, "the gateway is stopping; try again shortly"))
         hosts = headers.getlist("host")
         host = host_name(hosts[0]) if len(hosts) == 1 else ""
         if not host or not self._is_ours(host, scope):
-            return self._refuse(
-                "host",
-                421,
-                "this gateway does not go by that Host; use its name or address, or add it to allowed_hosts",
-            )
+            text = "this gateway does not go by that Host; use its name or address, or add it to allowed_hosts"
+            raise Refused("host", _closing("host", 421, text))
         for origin in headers.getlist("origin"):
             if origin not in self.doors.origins and origin_host(origin) != host:
-                return self._refuse("origin", 403, "pages of another origin may not ask this gateway")
+                text = "pages of another origin may not ask this gateway"
+                raise Refused("origin", _closing("origin", 403, text))
         if not secure and self.doors.plain is Plain.OFF and scope["path"] != "/healthz":
-            return self._refuse("plain", 403, "plain HTTP is off on this gateway; use its HTTPS address")
-        return None
+            text = "plain HTTP is off on this gateway; use its HTTPS address"
+            raise Refused("plain", _closing("plain", 403, text))
 
     def _is_ours(self, host: str, scope: Scope) -> bool:
         local = (scope.get("server") or ("",))[0]
         return host in LOCAL or host == host_name(local) or host in map(host_name, self.doors.names())
 
-    async def _who(self, scope: Scope, headers: Headers) -> tuple[Principal | None, Response | None]:
-        """The principal of the bearer token, else of the browser's session; a refusal where the path needs one."""
-        path = scope["path"]
-        given = headers.get("authorization")
-        if given is not None:
-            scheme, _, token = given.partition(" ")
-            principal = await self.doors.verify(token.strip()) if scheme.lower() == "bearer" else None
-            if principal is None:
-                return None, self._unauthorized("the token is unknown, expired or revoked", error="invalid_token")
-            return principal, None
-        if path != BEARER_ONLY and (session := cookie(headers, scope)):
-            principal = self.doors.session(session)
-            if principal is not None:
-                return principal, None
+    async def _who(self, scope: Scope, headers: Headers) -> Principal | None:
+        """The principal of the bearer token, else of the browser's session, else a guest of the household. What a
+        client brings counts alone: wrong credentials are refused, also where none would do."""
+        path, desk = scope["path"], self.doors.desk
+        if given := headers.getlist("authorization"):
+            scheme, _, token = given[0].partition(" ")
+            bearer = scheme.lower() == "bearer" and len(given) == 1
+            principal = await desk.tokens.verify(token.strip()) if bearer else None
+            return principal or await self._wrong(scope, headers, token.strip())
+        session = cookie(headers, scope) if path != MCP else ""
+        if session and (principal := self.doors.session(session)) is not None:
+            return principal
         if path in OPEN:
-            return None, None
+            return None
+        if desk.household and not session and is_at_home(_address(scope)):
+            return Principal("household", AccessScope.READ, f"household@{place(_address(scope))}", guest=True)
         if path == "/" and "text/html" in headers.get("accept", ""):
-            return None, RedirectResponse("/pair", status_code=303)
-        return None, self._unauthorized("send a token as `Authorization: Bearer agw_...`")
+            raise Refused("token", _to_pairing(scope, dead=bool(session)))
+        text = "send a token as `Authorization: Bearer agw_...`, or ask for one at /oauth/device_authorization"
+        raise Refused("token", _unauthorized(scope, headers, text))
 
-    async def _body(self, headers: Headers, receive: Receive) -> tuple[Message | None, Response | None]:
-        """The whole body as one message, or the refusal of one that is too long or too slow."""
-        too_long = f"a request body has at most {self.max_body} bytes"
-        declared = headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > self.max_body:
-            return None, self._refuse("size", 413, too_long)
-        parts, size = [], 0
+    async def _wrong(self, scope: Scope, headers: Headers, token: str) -> Principal:
+        """Never returns: refuses these credentials, written down where they were good once."""
+        desk = self.doors.desk
+        if wait_s := desk.failures.spend(place(_address(scope))):
+            text = "too many wrong credentials from this address; right ones are still taken"
+            raise Refused("failures", _busy(scope, text, wait_s))
+        if name := desk.tokens.ended(token):
+            await desk.audit.refuse(name, "request", _path(scope), "the token is revoked or expired")
+        text = "the token is unknown, expired or revoked"
+        raise Refused("token", _unauthorized(scope, headers, text, error="invalid_token"))
+
+    def _pace(self, scope: Scope, principal: Principal | None) -> None:
+        """Refuse who asks too often, or too much at once."""
+        if scope["path"] == UNLIMITED:
+            return
+        who = principal.key if principal else f"stranger@{place(_address(scope))}"
+        if wait_s := self.doors.desk.rates.spend(who):
+            name = repr(principal.name) if principal else "this address"
+            raise Refused("rate", _busy(scope, f"{name} asks too often; wait {wait_s:.1f} s", wait_s))
+        if principal is not None and self._of[who] >= EXCHANGES:
+            text = f"{principal.name!r} has {EXCHANGES} requests open already; end some first"
+            raise Refused("rate", _busy(scope, text, 1.0))
+
+    @contextmanager
+    def _held(self, principal: Principal | None) -> Iterator[None]:
+        """Count a request of this principal as open."""
+        who = principal.key if principal else ""
+        self._of[who] += 1
         try:
-            async with asyncio.timeout(self.body_s):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return message, None
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > self.max_body:
-                        return None, self._refuse("size", 413, too_long)
-                    if not message.get("more_body", False):
-                        return {"type": "http.request", "body": b"".join(parts), "more_body": False}, None
-        except TimeoutError:
-            return None, self._refuse("slow", 408, f"the request body did not arrive within {self.body_s:g} s")
+            yield
+        finally:
+            self._of[who] -= 1
+            if not self._of[who]:
+                del self._of[who]
 
-    async def _serve(self, scope: Scope, body: Message | None, receive: Receive, send: Send) -> None:
-        exchange = Exchange()
+    async def _body(
+        self,
+        scope: Scope,
+        headers: Headers,
+        receive: Receive,
+        principal: Principal | None,
+        exchange: Exchange,
+    ) -> Receive:
+        """A receive that yields a body within its limit; Refused or BodyRefused."""
+        if scope["method"] not in {"POST", "PUT", "PATCH"}:
+            return receive
+        if principal is not None:
+            found = (limit for start, limit in self.limits.items() if scope["path"].startswith(start))
+            limit = next(found, self.usual)
+            if limit.streamed:
+                return pieces(limit, headers, receive, exchange.refuse)
+            return _replay(await whole(limit, headers, receive), receive)
+        where = place(_address(scope))
+        if self._forms.total() >= BODIES or self._forms[where] >= BODIES_OF_A_PLACE:
+            raise Refused("forms", _busy(scope, "too many forms are on their way; try again", 1.0, status=503))
+        self._forms[where] += 1
+        try:
+            return _replay(await whole(self.stranger, headers, receive), receive)
+        finally:
+            self._forms[where] -= 1
+            if not self._forms[where]:
+                del self._forms[where]
+
+    async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        principal: Principal | None = scope["state"]["principal"]
         key = id(exchange)
         self._exchanges[key] = exchange
         token = Headers(scope=scope).get("authorization", "").partition(" ")[2].strip()
         session = cookie(Headers(scope=scope), scope)
-        pending = [body] if body is not None else []
 
-        async def still(principal: Principal | None) -> bool:
-            if principal is None:
+        async def still() -> bool:
+            if principal is None or principal.guest:
                 return True
-            return (await self.doors.verify(token) if token else self.doors.session(session)) is not None
+            return (await self.doors.desk.tokens.verify(token) if token else self.doors.session(session)) is not None
 
         async def guarded_receive() -> Message:
-            if pending:
-                return pending.pop()
-            return await _receive(exchange, receive)
+            return await exchange.hear(receive)
 
         async def guarded_send(message: Message) -> None:
             streaming = message["type"] == "http.response.body" and message.get("more_body", False)
-            if exchange.is_over():
+            if exchange.is_over() or (exchange.refused is not None and not exchange.started):
                 return
             # A stream outlives the moment its token was checked: nothing is sent on after the token ended.
-            if streaming and not await still(scope["state"]["principal"]):
+            if streaming and not await still():
                 self.refused["ended"] += 1
                 exchange.end()
                 return
@@ -196,50 +255,70 @@ class Guard:
 
         try:
             await self.app(scope, guarded_receive, guarded_send)
-        finally:
-            del self._exchanges[key]
-        if exchange.is_over() and not exchange.complete:
-            await _finish(exchange, send)
-
-    def _refuse(self, reason: str, status: int, text: str) -> Response:
-        self.refused[reason] += 1
-        # The body was not read: the connection cannot be used again.
-        return JSONResponse({"error": reason, "error_description": text}, status, headers={"connection": "close"})
-
-    def _unauthorized(self, text: str, error: str = "") -> Response:
-        self.refused["token"] += 1
-        challenge = 'Bearer realm="ambient-gateway"' + (f', error="{error}"' if error else "")
-        body = {"error": error or "unauthorized", "error_description": text}
-        return JSONResponse(body, 401, headers={"www-authenticate": challenge})
-
-
-async def _receive(exchange: Exchange, receive: Receive) -> Message:
-    """What the client says next, or that it is gone once the exchange was ended."""
-    if not exchange.is_over():
-        waiting = asyncio.ensure_future(receive())
-        exchange.waiting = waiting
-        try:
-            return await waiting
-        except asyncio.CancelledError:
-            waiting.cancel()
-            if not exchange.is_over() or _is_cancelled():
+        except Exception:
+            if exchange.refused is None or exchange.started:
                 raise
         finally:
-            exchange.waiting = None
-    return {"type": "http.disconnect"}
+            del self._exchanges[key]
+        if exchange.refused is not None and not exchange.started:
+            refused = exchange.refused
+            await self._count(refused.reason, principal, scope)
+            await _closing(refused.reason, refused.status, str(refused))(scope, receive, send)
+        elif exchange.is_over() and not exchange.complete:
+            await exchange.finish(send)
+
+    async def _count(self, reason: str, principal: Principal | None, scope: Scope) -> None:
+        """Refusals of somebody known are written down, those of strangers counted."""
+        self.refused[reason] += 1
+        if principal is not None and not principal.guest:
+            await self.doors.desk.audit.refuse(principal.name, "request", _path(scope), reason)
 
 
-def _is_cancelled() -> bool:
-    """Whether somebody cancelled the running task itself, and not only what it waits for."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+def _address(scope: Scope) -> str:
+    return str((scope.get("client") or ("",))[0])
 
 
-async def _finish(exchange: Exchange, send: Send) -> None:
-    """Complete what was begun, so that the client sees an end and not a broken connection."""
-    if not exchange.started:
-        await send({"type": "http.response.start", "status": 503, "headers": [(b"content-length", b"0")]})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+def _closing(reason: str, status: int, text: str) -> Response:
+    # The body was not read: the connection cannot be used again.
+    return JSONResponse({"error": reason, "error_description": text}, status, headers={"connection": "close"})
+
+
+def _busy(scope: Scope, text: str, wait_s: float, status: int = 429) -> Response:
+    """Too much at once; on /mcp in words that reach whoever called the tool."""
+    headers = {"retry-after": retry_after(wait_s), "connection": "close"}
+    if scope["path"] == MCP:
+        error = {"code": JSONRPC_REFUSED, "message": f"{text}, then try again"}
+        return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error}, status, headers=headers)
+    return JSONResponse({"error": "rate", "error_description": text}, status, headers=headers)
+
+
+def _unauthorized(scope: Scope, headers: Headers, text: str, error: str = "") -> Response:
+    base = f"{scope.get('scheme', 'http')}://{authority(headers['host'])}"
+    challenge = f'Bearer realm="ambient-gateway", resource_metadata="{base}{METADATA}"'
+    challenge += f', error="{error}"' if error else ""
+    body = {"error": error or "unauthorized", "error_description": text}
+    return JSONResponse(body, 401, headers={"www-authenticate": challenge})
+
+
+def _to_pairing(scope: Scope, *, dead: bool) -> Response:
+    answer = RedirectResponse("/pair", status_code=303)
+    if dead:  # or it would be refused again where guests may look
+        answer.delete_cookie(cookie_name(scope), secure=scope.get("scheme") == "https")
+    return answer
+
+
+def _path(scope: Scope) -> str:
+    """A path as it may stand in a text."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in scope["path"][:100])
+
+
+def _replay(first: Message, receive: Receive) -> Receive:
+    messages = [first]
+
+    async def replayed() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replayed
 
 
 async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:

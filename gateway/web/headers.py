@@ -39,6 +39,14 @@ def host_name(host: str) -> str:
     return text if text and all(c.isalnum() or c in "-._" for c in text) else ""
 
 
+def authority(host: str) -> str:
+    """A Host header as it may stand in an address: the name as `host_name` gives it, and the port where there is one;
+    "" where it is no host."""
+    name, text = host_name(host), host.strip()
+    port = text.rpartition("]")[2] if text.startswith("[") else text[text.find(":") :] if text.count(":") == 1 else ""
+    return (f"[{name}]" if ":" in name else name) + port if name else ""
+
+
 def origin_host(origin: str) -> str:
     """The host of a web page's origin; "" for null and whatever is no http(s) origin."""
     try:
@@ -91,4 +99,4 @@ def _address(text: str) -> str:
 
 
 def _is_port(text: str) -> bool:
-    return text.isdigit() and len(text) <= 5
+    return text.isascii() and text.isdecimal() and len(text) <= 5

@@ -132,7 +132,8 @@ def connect(page: Status) -> str:
         '  "headers": {"Authorization": "Bearer agw_…"}}}}'
     )
     return f"""<section class="connect"><h2>Connect an assistant</h2>
-<p>Make a token for it on the gateway: <code>gateway token create my-assistant --scope read</code>. Then:</p>
+<p>An app that shows a code: <a href="/pair">enter it</a>. For all others, make a token on the gateway:
+<code>gateway token create my-assistant --scope read</code>. Then:</p>
 <details open><summary>Claude Code</summary><pre>claude mcp add --transport http ambient-gateway {url} \\
   --header "Authorization: Bearer agw_…"</pre></details>
 <details><summary>Other assistants that speak MCP over HTTP</summary><pre>{config}</pre></details>
@@ -140,25 +141,6 @@ def connect(page: Status) -> str:
 <pre>gateway connect --token agw_… --fingerprint {escape(page.fingerprint)}</pre></details>
 <details><summary>Check the HTTPS certificate</summary>
 <p>Its SHA-256 fingerprint is</p><pre class="pin">{escape(pin)}</pre></details></section>"""
-
-
-def pair(name: str, form_token: str, message: str = "", *, plain: bool = False) -> str:
-    """The page that hands a token over to this browser."""
-    said = f'<p class="doubt" role="alert">{escape(message)}</p>' if message else ""
-    warning = (
-        "<p>This page came over plain HTTP: others on this network could read along. "
-        "Use a token of scope <code>read</code>, or the HTTPS address.</p>"
-    )
-    return document(
-        name,
-        f"""<main class="narrow"><article class="card"><h1>{escape(name)}</h1>
-<p>Enter a token to see the air in this house. On the gateway, <code>gateway token create NAME --scope read</code>
-makes one.</p>{warning if plain else ""}{said}
-<form method="post" action="/login"><input type="hidden" name="form" value="{escape(form_token)}">
-<label for="token">Token</label>
-<input id="token" name="token" type="password" autocomplete="current-password" placeholder="agw_…" required autofocus>
-<button>Sign in</button></form></article></main>""",
-    )
 
 
 def document(title: str, body: str) -> str:

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from gateway.access.policy import ACTIONS, Plain, Risk, allow, is_loopback
+from gateway.access.policy import ACTIONS, TOOLSETS, Action, Plain, Risk, allow, is_loopback
 from gateway.access.principal import Principal, Scope
 
 READER, OWNER = Principal("reader", Scope.READ), Principal("owner", Scope.ADMIN)
@@ -42,9 +42,26 @@ def test_a_refusal_names_the_way_out() -> None:
 
 
 def test_writes_need_more_than_read() -> None:
-    assert all(
-        action.scope > Scope.READ and action.risk is not Risk.NONE for action in ACTIONS.values() if action.write
-    )
+    assert all(action.scope > Scope.READ and action.risk is not Risk.LOW for action in ACTIONS.values() if action.write)
+
+
+def test_what_destroys_is_a_write_of_high_risk_and_reading_is_neither() -> None:
+    destroying = [action for action in ACTIONS.values() if action.destructive]
+    assert destroying
+    assert all(action.write and action.risk is not Risk.LOW for action in destroying)
+
+
+def test_a_reader_sees_fifteen_tools_and_asks_for_more_by_name() -> None:
+    core = [action for action in ACTIONS.values() if action.tool and action.toolset == "core"]
+    assert len(core) == 15
+    assert all(action.scope is Scope.READ and not action.write for action in core)
+    assert TOOLSETS[:2] == ("core", "explore")
+
+
+def test_an_action_that_came_at_run_time_is_decided_alike() -> None:
+    action = Action("dew_point", Scope.CONTROL, Risk.MEDIUM, tool=True, toolset="dynamic")
+    assert allow(OWNER, action, secure=True).allowed
+    assert "needs scope control, 'reader' has read" in allow(READER, action, secure=True).reason
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,11 +15,16 @@ from mcp.client.streamable_http import streamable_http_client
 
 from drivers.model import Quality, Quantity, Reason
 from gateway.access.audit import Audit
+from gateway.access.desk import FAILURES, FAILURES_PER_S, Desk
+from gateway.access.grants import Grants
 from gateway.access.identity import Identity, load_or_create
+from gateway.access.pairing import Pairing
 from gateway.access.policy import Plain
 from gateway.access.principal import Scope
+from gateway.access.rates import Rates
 from gateway.access.tokens import Tokens
 from gateway.mcp.endpoint import Endpoint
+from gateway.mcp.server import More
 from gateway.mcp.server import build as build_mcp
 from gateway.reading import Message, Reading
 from gateway.registry.registry import Registry
@@ -27,6 +32,7 @@ from gateway.store.db import Store
 from gateway.store.types import Commit, Device
 from gateway.web import headers
 from gateway.web.app import Probe, Site, Watch, build
+from gateway.web.crowd import Crowd
 from gateway.web.guard import Guard
 from gateway.web.serve import Serving
 
@@ -64,6 +70,16 @@ def reading(
     return Reading(device, sensor, quantity.value, quantity, value, time, time, quality, reason)
 
 
+class Seconds:
+    """Time that nobody can set, but a test."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @dataclass
 class House:
     """The parts of a running gateway and ways to talk to it."""
@@ -75,7 +91,10 @@ class House:
     identity: Identity
     endpoint: Endpoint
     guard: Guard
+    desk: Desk
+    seconds: Seconds
     token: str = ""
+    crowd: Crowd = field(default_factory=Crowd)
     ports: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -117,8 +136,20 @@ class House:
 
 
 @asynccontextmanager
-async def house(folder: Path, *, plain: Plain = Plain.READ, pause_s: float = 0.01) -> AsyncIterator[House]:
-    """A gateway that serves on both schemes until the block ends."""
+async def house(
+    folder: Path,
+    *,
+    plain: Plain = Plain.READ,
+    pause_s: float = 0.01,
+    household: bool = False,
+    per_s: float = 0.0,
+    burst: float = 60.0,
+    crowd: Crowd | None = None,
+    more: More | None = None,
+    equip: Callable[[Store, Registry, HandClock, Tokens, Identity], Awaitable[More]] | None = None,
+) -> AsyncIterator[House]:
+    """A gateway that serves on both schemes until the block ends; nobody's rate is limited unless `per_s` says so.
+    `equip` makes `more` out of the parts of this house."""
     identity = load_or_create(folder / "identity")
     clock = HandClock()
     async with Store(folder / "data") as store:
@@ -126,17 +157,37 @@ async def house(folder: Path, *, plain: Plain = Plain.READ, pause_s: float = 0.0
         await registry.load()
         tokens = Tokens(store, clock, identity)
         await tokens.load()
+        if equip is not None:
+            more = await equip(store, registry, clock, tokens, identity)
         endpoint = build_mcp(
-            store, registry, clock, ZONE, Audit(store, clock), version="0.0.1", plain=plain, pause_s=pause_s
+            store,
+            registry,
+            clock,
+            ZONE,
+            Audit(store, clock),
+            version="0.0.1",
+            plain=plain,
+            pause_s=pause_s,
+            more=more,
         )
-        site = Site("Test House", ZONE, store, registry, clock, identity, tokens)
+        audit, seconds = Audit(store, clock), Seconds()
+        grants = Grants(store, tokens, audit, clock, now_s=seconds)
+        await grants.load()
+        pairing, rates = Pairing(seconds), Rates(per_s, burst, now_s=seconds)
+        failures = Rates(FAILURES_PER_S, FAILURES, now_s=seconds)
+        desk = Desk(tokens, audit, pairing, grants, rates, failures, household=household)
+        site = Site("Test House", ZONE, store, registry, clock, identity, desk)
         watch = Watch(lambda: Probe(True, {}), lambda: Probe(True, {"store": "ok"}), lambda: "readings_total 7\n")
         guard = build(site, endpoint, watch, lambda: headers.names(identity.gateway_id, "pi"), plain=plain)
-        built = House(store, registry, clock, tokens, identity, endpoint, guard)
-        built.token = await tokens.create("reader", Scope.READ)
+        built = House(store, registry, clock, tokens, identity, endpoint, guard, desk, seconds)
+        if not await tokens.list():
+            built.token = await tokens.create("reader", Scope.READ)
         address = ("127.0.0.1", 0)
-        async with endpoint, Serving(guard, identity=identity, http=address, https=address, drain=guard.close) as web:
-            built.ports = web.ports
+        async with (
+            endpoint,
+            Serving(guard, identity=identity, http=address, https=address, drain=guard.close, crowd=crowd) as web,
+        ):
+            built.crowd, built.ports = web.crowd, web.ports
             yield built
 
 
@@ -163,7 +214,9 @@ async def in_a_task(block: AbstractAsyncContextManager[House]) -> AsyncIterator[
 
 async def furnish(built: House) -> None:
     """Two devices: the attic with a day of CO2 each minute and a doubtful temperature, the cellar with pressure."""
-    await built.registry.declare(Device("attic", "Attic", location="under the roof", source="local"), [], 60)
+    await built.registry.declare(
+        Device("attic", "Attic", zone_id="roof", location="under the roof", source="local"), [], 60
+    )
     await built.add(
         *(reading(value=400.0 + minute, age=timedelta(minutes=1440 - minute)) for minute in range(1, 1441)),
         reading(quantity=Quantity.HUMIDITY, value=41.5),

@@ -12,7 +12,7 @@ from mcp import MCPError
 from drivers.model import Quantity
 from gateway.access.policy import Plain
 from gateway.access.principal import Scope
-from gateway.web.guard import MAX_BODY
+from gateway.web.guard import MAX_BODY, BodyLimit
 from gateway.web.headers import host_name, names, origin_host
 from tests.web.house import ERAS, House, furnish, house, reading
 
@@ -34,7 +34,8 @@ async def test_without_a_token_nothing_but_liveness_and_pairing_answers(home: Ho
     async with home.browser() as http:
         answer = await http.request(method, path)
     assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == 'Bearer realm="ambient-gateway"'
+    metadata = f"{home.http}/.well-known/oauth-protected-resource/mcp"
+    assert answer.headers["www-authenticate"] == f'Bearer realm="ambient-gateway", resource_metadata="{metadata}"'
     assert "Authorization: Bearer" in answer.json()["error_description"]
 
 
@@ -57,7 +58,6 @@ async def test_a_wrong_token_is_refused_plainly(home: House, credential: str) ->
         )  # type: ignore[dict-item]
     assert answer.status_code == 401
     assert 'error="invalid_token"' in answer.headers["www-authenticate"]
-    assert "resource_metadata" not in answer.headers["www-authenticate"]
     assert home.guard.refused["token"] == 1
 
 
@@ -179,7 +179,7 @@ async def test_a_body_may_be_so_long_and_no_longer(home: House) -> None:
 
 async def test_a_body_that_never_comes_is_not_waited_for(tmp_path: Path) -> None:
     async with house(tmp_path) as home:
-        home.guard.body_s = 0.05
+        home.guard.usual = BodyLimit(within_s=0.05)
         reader, writer = await asyncio.open_connection("127.0.0.1", home.ports["http"])
         head = f"POST /mcp HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {home.token}\r\n"
         writer.write(f"{head}content-length: 9\r\n\r\n{{".encode())

@@ -19,7 +19,7 @@ from gateway.store.note import LockFile
 from gateway.store.schema import SCHEMA
 from gateway.store.segments import manifest
 
-SET_UP = ("token", "node_key", "zone")
+SET_UP = ("token", "token_grant", "node_key", "zone", "device_edit", "saved_query", "dynamic_tool")
 """Tables that people filled rather than sensors."""
 _SPARE_BYTES = 16 << 20
 
@@ -183,10 +183,14 @@ def _replace_identity(archive: Archive, files: Sequence[Entry], folder: Path, pr
 
 
 def _rows(hot: Path, tables: Sequence[str]) -> dict[str, tuple[list[str], list[Any]]]:
-    """(columns, rows) of some tables of a hot file."""
-    found = {}
+    """(columns, rows) of some tables of a hot file; what a backup of an older version lacks is empty."""
+    found: dict[str, tuple[list[str], list[Any]]] = {}
     with duckdb.connect(str(hot), read_only=True) as db:
+        there = {name for (name,) in db.execute("select table_name from duckdb_tables()").fetchall()}
         for table in tables:
+            if table not in there:
+                found[table] = ([], [])
+                continue
             rows = db.execute(f'select * from "{table}"').fetchall()  # noqa: S608 - from the constants above
             found[table] = ([each[0] for each in db.description or ()], [list(row) for row in rows])
     return found

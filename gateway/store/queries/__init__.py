@@ -1,6 +1,6 @@
 """Every question the gateway asks of its store. Times are aware; ranges include their start and exclude their end."""
 
-from gateway.store.queries.anomalies import anomalies
+from gateway.store.queries.anomalies import DEVIATIONS, anomalies
 from gateway.store.queries.figures import compare, statistics
 from gateway.store.queries.history import MAX_BUCKETS, MAX_POINTS, buckets, buckets_of_series, points, totals
 from gateway.store.queries.house import (
@@ -12,6 +12,7 @@ from gateway.store.queries.house import (
     find_series,
     gaps,
     get_setting,
+    grants,
     latest,
     node_keys,
     schema,
@@ -23,6 +24,7 @@ from gateway.store.queries.silences import silences
 from gateway.store.queries.snapshot import zone_snapshot
 
 __all__ = [
+    "DEVIATIONS",
     "MAX_BUCKETS",
     "MAX_POINTS",
     "MAX_ROWS",
@@ -37,6 +39,7 @@ __all__ = [
     "find_series",
     "gaps",
     "get_setting",
+    "grants",
     "latest",
     "node_keys",
     "points",

@@ -42,8 +42,8 @@ _WORST = """
               as score from v join s using (series_id)),
     w as (select series_id, x, score, median, (sum(k) over ())::BIGINT as total from t where {stands_out}
           order by abs(score) desc, series_id, x limit {limit})
-    select series_id, ms, x, score, median, total from r join w using (series_id, x)
-    order by abs(score) desc, series_id, x, ms limit {limit}
+    select series_id, ms, x, score, median, q, total from r join w using (series_id, x)
+    order by abs(score) desc, series_id, x, ms, q limit {limit}
 """
 _HALF = "(min(x) filter (where upto > top // 2) + min(x) filter (where upto > top - top // 2)) / 2"
 
@@ -82,17 +82,17 @@ async def anomalies(
         few = of.rolled is not None or about(view, ids, within) <= IN_MEMORY
         query = _worst(cells(view, ids, of, merge=True), limits, limit, rolled=of.rolled is not None, few=few)
         rows = view.db.execute(query, [list(chosen), noise]).fetchall()
-        hits = tuple(_hit(chosen[row[0]], limits, row[:5]) for row in rows)
-        return Anomalies(hits, rows[0][5] if rows else 0, of.source, of.of_times)
+        hits = tuple(_hit(chosen[row[0]], limits, row[:6]) for row in rows)
+        return Anomalies(hits, rows[0][6] if rows else 0, of.source, of.of_times)
 
     return await store.ask(ask)
 
 
 def _worst(found: str, limits: Limits, limit: int, *, rolled: bool, few: bool) -> str:
-    values, middle = f"select series_id, ms, lo as x from {found} where n > 0", "from v"  # noqa: S608
+    values, middle = f"select series_id, ms, lo as x, q from {found} where n > 0", "from v"  # noqa: S608
     if rolled:
         extremes = "unnest(case when lo < hi then [lo, hi] else [lo] end)"
-        values = f"select series_id, ms, {extremes} as x from {found} where n > 0"  # noqa: S608
+        values = f"select series_id, ms, {extremes} as x, q from {found} where n > 0"  # noqa: S608
         middle = f"select series_id, sum / n as x, count(*) as k from {found} where n > 0 group by series_id, x"  # noqa: S608
     terms = ["abs(score) >= {deviations!r}", "x > {above!r}", "x < {below!r}"]
     asked = [term.format(**limits._asdict()) for term, value in zip(terms, limits, strict=True) if value is not None]
@@ -108,8 +108,8 @@ def _worst(found: str, limits: Limits, limit: int, *, rolled: bool, few: bool) -
     )
 
 
-def _hit(series: Series, limits: Limits, row: tuple[int, int, float, float, float]) -> Hit:
-    series_id, ms, value, score, median = row
+def _hit(series: Series, limits: Limits, row: tuple[int, int, float, float, float, int]) -> Hit:
+    series_id, ms, value, score, median, quality = row
     unit = series.quantity.unit
     why = []
     if limits.above is not None and value > limits.above:
@@ -119,7 +119,7 @@ def _hit(series: Series, limits: Limits, row: tuple[int, int, float, float, floa
     if limits.deviations is not None and abs(score) >= limits.deviations:
         side = "above" if score > 0 else "below"
         why.append(f"{abs(score):.1f} robust deviations {side} the median of {median:.6g} {unit}")
-    return Hit(series_id, codes.from_ms(ms), value, score, ", and ".join(why))
+    return Hit(series_id, codes.from_ms(ms), value, score, ", and ".join(why), *codes.unpack(quality))
 
 
 def _check(limits: Limits, limit: int) -> None:

@@ -19,6 +19,7 @@ from gateway.store.types import (
     Device,
     Event,
     Gap,
+    GrantRow,
     Sensor,
     Series,
     TableInfo,
@@ -131,6 +132,13 @@ async def tokens(store: Store) -> list[TokenRow]:
                order by created, token_id"""
     rows = await store.read(lambda db: db.execute(query).fetchall())
     return [TokenRow(*row[:4], *(codes.from_db(time) for time in row[4:])) for row in rows]
+
+
+async def grants(store: Store) -> list[GrantRow]:
+    """What apps were granted, also what ended meanwhile."""
+    query = "select token_id, client, device_sha256, until, family_sha256, refresh_sha256 from token_grant"
+    rows = await store.read(lambda db: db.execute(query).fetchall())
+    return [GrantRow(row[0], row[1], row[2], codes.made_aware(row[3]), row[4], row[5]) for row in rows]
 
 
 async def audit_rows(store: Store, limit: int = 100) -> list[AuditRow]:
