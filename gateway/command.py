@@ -1,6 +1,22 @@
 """What every command of the control layer is."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
+
+
+class ControlError(Exception):
+    """A command was refused; the message says why and what to do."""
+
+
+class Unconfirmed(ControlError):
+    """A destructive command without `confirm`; `would` says what it would do. Nothing was done."""
+
+    def __init__(self, would: str) -> None:
+        super().__init__(
+            f"{would}; this cannot be undone: nothing was done, repeat it with confirm true if it is meant"
+        )
+        self.would = would
 
 
 class Command(BaseModel):
@@ -17,3 +33,35 @@ class Command(BaseModel):
     def detail(self) -> str:
         """What the audit keeps beside the target."""
         return ""
+
+
+class Write(Command):
+    """Changes something. With `dry_run` it only says what it would change."""
+
+    dry_run: bool = False
+
+
+class Destructive(Write):
+    """Cannot be undone, so `confirm` has to say that it is meant."""
+
+    confirm: bool = False
+
+
+class Done(BaseModel):
+    """What was done, in words."""
+
+    done: str
+
+
+class Would(BaseModel):
+    """The answer to a dry run: nothing was changed."""
+
+    dry_run: Literal[True] = True
+    would: str
+
+
+class Created(BaseModel):
+    """A new secret, shown this once."""
+
+    name: str
+    secret: str

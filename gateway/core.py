@@ -10,15 +10,20 @@ from zoneinfo import ZoneInfo
 from gateway import wear
 from gateway.access import identity as identities
 from gateway.access.audit import Audit
+from gateway.access.desk import Desk
+from gateway.access.grants import Grants
 from gateway.access.identity import Identity
+from gateway.access.pairing import Pairing
+from gateway.access.rates import Rates
 from gateway.access.tokens import Tokens
 from gateway.clock import Clock
 from gateway.config import Config, StoreSettings
 from gateway.registry.journal import Journal
 from gateway.registry.registry import Registry
-from gateway.store import commands, queries
+from gateway.store import commands, edit_rows, queries
 from gateway.store.db import Store
 from gateway.store.keeper import Keeper, Keeping, Retention
+from gateway.tasks import Progress
 
 
 class NodeKeys:
@@ -43,6 +48,14 @@ class NodeKeys:
         self._keys[device] = key
         return key.hex()
 
+    async def add_once(self, device: str) -> str | None:
+        """A key for a node that has none; None where it has one."""
+        return None if device in self._keys else await self.add(device)
+
+    def forget(self, device: str) -> None:
+        """A node whose row is gone."""
+        self._keys.pop(device, None)
+
 
 @dataclass(frozen=True, slots=True)
 class Core:
@@ -57,6 +70,7 @@ class Core:
     identity: Identity
     tokens: Tokens
     audit: Audit
+    desk: Desk
     keys: NodeKeys
     journal: Journal
     keeper: Keeper
@@ -78,14 +92,37 @@ async def open_core(config: Config, folder: Path, clock: Clock, stack: AsyncExit
     await keys.load()
     stack.push_async_callback(registry.flush)
     audit = Audit(store, clock)
+    desk = await _desk(config, store, tokens, audit, clock)
     zone, now_s = ZoneInfo(config.site.timezone), asyncio.get_running_loop().time()
     journal = Journal(store)
     keeper = Keeper(store, clock, _keeping(settings), journal.note)
     counter = wear.source(folder)
     written = (counter, wear.written_bytes(counter))
     return Core(
-        config, folder, clock, zone, store, registry, identity, tokens, audit, keys, journal, keeper, now_s, written
+        config,
+        folder,
+        clock,
+        zone,
+        store,
+        registry,
+        identity,
+        tokens,
+        audit,
+        desk,
+        keys,
+        journal,
+        keeper,
+        now_s,
+        written,
     )
+
+
+async def _desk(config: Config, store: Store, tokens: Tokens, audit: Audit, clock: Clock) -> Desk:
+    settings = config.access
+    grants = Grants(store, tokens, audit, clock)
+    await grants.load()
+    rates = Rates(settings.requests_per_s, settings.burst)
+    return Desk(tokens, audit, Pairing(), grants, rates, household=settings.household == "read")
 
 
 def _keeping(settings: StoreSettings) -> Keeping:
@@ -103,4 +140,18 @@ async def forget(core: Core, device: str) -> int:
     core.registry.device(device)
     series = [each.series_id for each in queries.find_series(core.store, device=device)]
     await core.keeper.delete_readings(series)
+    return len(series)
+
+
+async def delete(core: Core, device: str, progress: Progress) -> int:
+    """Forget a device with everything that is stored of it; how many series it had. LookupError as `forget`."""
+    core.registry.device(device)
+    series = [each.series_id for each in queries.find_series(core.store, device=device)]
+    progress(0.05, "deleting readings")
+    await core.keeper.delete_readings(series)
+    progress(0.9, "deleting names")
+    await edit_rows.delete_device(core.store, device, series)
+    core.registry.forget(device)
+    core.keys.forget(device)
+    await core.keeper.save_copy()  # what a repair falls back to must not bring it back
     return len(series)

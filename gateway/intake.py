@@ -1,10 +1,12 @@
 """How readings come in from outside: the broker, its subscription, serial nodes, and the pipeline they lead to."""
 
 import logging
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from drivers.bus import SerialPort
 from drivers.host.open import open_bus
@@ -12,6 +14,7 @@ from gateway import __version__, sensors
 from gateway.broker import choice as brokers
 from gateway.config import ConfigError, secret
 from gateway.core import Core
+from gateway.ingest import wire
 from gateway.ingest.dialects import is_foreign
 from gateway.ingest.dialects.home_assistant import Channel, Exported, Origin
 from gateway.ingest.foreign import Foreign
@@ -22,6 +25,7 @@ from gateway.ingest.quality import Judge
 from gateway.ingest.restamp import Restamp
 from gateway.ingest.serial_nodes import SerialNodes
 from gateway.ingest.wire import DeviceError
+from gateway.nodes.commander import Commander, Unreachable
 from gateway.sensors import Plan
 from gateway.store import commands, queries, redate
 from gateway.store.types import Commit, Event
@@ -31,12 +35,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """How readings come in; `mqtt` is None where the broker is off."""
+    """How readings come in; `mqtt` and `commander` are None where the broker is off. `changed` hears which device
+    people changed."""
 
     pipeline: Pipeline
     mqtt: MqttIngest | None
     judge: Judge
     broker: str
+    serial: tuple[SerialNodes, ...] = ()
+    commander: Commander | None = None
+    changed: Callable[[str], None] = lambda _device: None
+
+    async def send(self, device: str, name: str, args: Mapping[str, Any], timeout_s: float) -> tuple[bool, Any]:
+        """A command to a node, on the way by which it is heard: (ok, result or error text)."""
+        for port in self.serial:
+            if device in port.devices and port.connected.is_set():
+                return await port.command(device, secrets.token_hex(8), name, args, timeout_s)
+        if self.commander is None:
+            raise Unreachable("the broker is off in the settings")
+        return await self.commander.send(device, name, args, timeout_s)
+
+    async def farewell(self, device: str) -> None:
+        """Let the broker forget what it keeps of a node; ConnectionError where it is away."""
+        if self.commander is not None and not is_foreign(device):
+            await self.commander.clear(device)
 
 
 async def open_intake(core: Core, plans: Sequence[Plan], stack: AsyncExitStack) -> Intake:
@@ -59,15 +81,15 @@ async def open_intake(core: Core, plans: Sequence[Plan], stack: AsyncExitStack) 
     )
     hooks = _listening(core, pipeline)
     await stack.enter_async_context(pipeline)
+    serial: list[SerialNodes] = []
     for node in core.config.serial_node:
         _serial_port(node.port)  # only reads the text, so that a wrong one is said at once
         port = SerialNodes(node.port, partial(_serial_port, node.port), pipeline, hooks, core.clock)
-        await stack.enter_async_context(port)
+        serial.append(await stack.enter_async_context(port))
     if choice is None:
-        return Intake(pipeline, None, judge, "off")
+        return Intake(pipeline, None, judge, "off", tuple(serial))
     password = secret(settings.password_file)
-    if settings.home_assistant:
-        await _home_assistant(core, pipeline, password, stack)
+    out = await _home_assistant(core, pipeline, password, stack) if settings.home_assistant else None
     mqtt = MqttIngest(
         settings.host,
         settings.port,
@@ -80,7 +102,15 @@ async def open_intake(core: Core, plans: Sequence[Plan], stack: AsyncExitStack) 
         foreign=_foreign(core),
     )
     await stack.enter_async_context(mqtt)
-    return Intake(pipeline, mqtt, judge, f"{choice.kind} at {settings.host}:{settings.port} ({choice.reason})")
+    where = f"{choice.kind} at {settings.host}:{settings.port} ({choice.reason})"
+    login = {"username": settings.username, "password": password}
+    commander = Commander(settings.host, settings.port, wire.encode_command, wire.decode_result, **login)
+
+    def changed(device: str) -> None:
+        if out is not None and device:
+            out.changed(device)
+
+    return Intake(pipeline, mqtt, judge, where, tuple(serial), commander, changed)
 
 
 def _listening(core: Core, pipeline: Pipeline) -> Hooks:
@@ -106,7 +136,9 @@ def _foreign(core: Core) -> Foreign:
         raise ConfigError(f"mqtt.dialects: {error}") from error
 
 
-async def _home_assistant(core: Core, pipeline: Pipeline, password: str | None, stack: AsyncExitStack) -> None:
+async def _home_assistant(
+    core: Core, pipeline: Pipeline, password: str | None, stack: AsyncExitStack
+) -> HomeAssistantOut:
     """Tell Home Assistant of every device that it does not hear by itself."""
     settings, origin = core.config.mqtt, Origin(core.identity.gateway_id, __version__)
     out = HomeAssistantOut(
@@ -120,6 +152,7 @@ async def _home_assistant(core: Core, pipeline: Pipeline, password: str | None, 
     )
     await stack.enter_async_context(out)
     pipeline.listen(out.committed)
+    return out
 
 
 def _exported(core: Core, device_id: str) -> Exported | None:

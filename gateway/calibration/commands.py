@@ -1,13 +1,15 @@
 """Calibration as typed commands of the control layer, and what they answer."""
 
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from gateway.calibration import changes
 from gateway.calibration.service import Calibrations, Outcome
-from gateway.command import Command
+from gateway.command import Command, Destructive
+
+Operation = Literal["recalibrate", "self_calibration", "temperature_offset", "altitude", "pressure"]
 
 
 class CalibrationShow(Command):
@@ -84,6 +86,51 @@ class SetPressure(Calibrate):
     @property
     def change(self) -> changes.Change:
         return changes.Pressure(self.pressure_hpa)
+
+
+class CalibrateSensor(Destructive):
+    """Any of these changes, as assistants ask for them; `value` is ppm, on or off, degC, m or hPa (None: off)."""
+
+    command: Literal["calibrate_sensor"] = "calibrate_sensor"
+    device: str
+    sensor: str
+    operation: Operation
+    value: bool | float | None = None
+    force: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        wanted = "true or false" if self.operation == "self_calibration" else "a number"
+        is_bool, is_number = isinstance(self.value, bool), type(self.value) in {int, float}
+        if self.operation == "self_calibration" and not is_bool:
+            raise ValueError(f"value {self.value!r}: {self.operation} takes {wanted}")
+        if self.operation != "self_calibration" and not is_number and (self.operation != "pressure" or is_bool):
+            raise ValueError(f"value {self.value!r}: {self.operation} takes {wanted}")
+        if self.operation in {"recalibrate", "altitude"} and self.value != int(self.value or 0):
+            raise ValueError(f"value {self.value!r}: {self.operation} takes a whole number")
+        return self
+
+    @property
+    def target(self) -> str:
+        return f"{self.device}/{self.sensor}"
+
+    @property
+    def detail(self) -> str:
+        return f"{self.change(dry_run=True).change}{', forced' if self.force else ''}"
+
+    def change(self, *, dry_run: bool) -> Calibrate:
+        """The change that is meant."""
+        given: dict[str, Any] = {"device": self.device, "sensor": self.sensor, "dry_run": dry_run, "force": self.force}
+        match self.operation:
+            case "recalibrate":
+                return Recalibrate(reference_ppm=int(self.value or 0), **given)
+            case "self_calibration":
+                return SetSelfCalibration(on=bool(self.value), **given)
+            case "temperature_offset":
+                return SetTemperatureOffset(offset_degc=float(self.value or 0), **given)
+            case "altitude":
+                return SetAltitude(altitude_m=int(self.value or 0), **given)
+        return SetPressure(pressure_hpa=None if self.value is None else float(self.value), **given)
 
 
 class CalibrationView(BaseModel):

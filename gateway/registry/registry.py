@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from statistics import median
 from typing import Any
@@ -15,76 +15,35 @@ from typing import Any
 from gateway.clock import Clock
 from gateway.reading import Reading
 from gateway.registry.described import MAX_SENSORS, clean, described
-from gateway.store import commands, queries
+from gateway.registry.state import (
+    EVENTS_AN_HOUR,
+    LATE_AFTER,
+    LEARN_FROM,
+    LOOK_AT_MOST_EVERY_S,
+    SILENT_AFTER,
+    Entry,
+    Fault,
+    Said,
+    Status,
+    change_of,
+    edited,
+    merged,
+    older,
+    words,
+)
+from gateway.store import commands, edit_rows, queries
 from gateway.store.db import Store
+from gateway.store.edit_rows import Edit
 from gateway.store.errors import StoreError
-from gateway.store.types import Device, Event, Sensor
+from gateway.store.types import Device, Sensor
+
+__all__ = ["EVENTS_AN_HOUR", "Registry", "Status"]
 
 log = logging.getLogger(__name__)
 
-DEFAULT_INTERVAL_S = 60.0
-LATE_AFTER = 3
-SILENT_AFTER = 10
-"""In expected intervals since a device was last heard (tune: facts of the house, not of any standard)."""
-LEARN_FROM = 15
-"""How many recent intervals of a sensor the median is taken of: a lost message or a burst does not move it."""
-WRITE_EVERY = timedelta(minutes=10)
-"""How old last_seen in the table may be; memory always knows better."""
-EVENTS_AN_HOUR = 12
-"""Of one device: what comes and goes all the time tells nothing new, and each event is written to the card."""
-LOOK_AT_MOST_EVERY_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How a device is: online, late, silent; degraded or faulty where the gateway itself fails to read some or all of
-    its sensors. `since` when and why (`reason`); `expected_interval_s` between messages."""
-
-    device_id: str
-    status: str
-    since: datetime
-    reason: str
-    last_seen: datetime | None
-    expected_interval_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    reason: str
-    since: datetime
-
-
-@dataclass(slots=True)
-class _Said:
-    """The status that the last event told, and which sensors failed (None: not known, it was before the start)."""
-
-    status: str = ""
-    failing: frozenset[str] | None = None
-    times: deque[datetime] = field(default_factory=lambda: deque(maxlen=EVENTS_AN_HOUR))
-    held_back: int = 0
-    look: bool = True
-    look_at: datetime | None = None
-
-
-@dataclass(slots=True)
-class _Entry:
-    device: Device
-    declared_s: float | None = None
-    learned_s: float | None = None
-    last_seen: datetime | None = None
-    online_since: datetime | None = None
-    offline_since: datetime | None = None
-    times: dict[str, datetime] = field(default_factory=dict)
-    gaps: dict[str, deque[float]] = field(default_factory=dict)
-    wired: frozenset[str] = frozenset()
-    faults: dict[str, _Fault] = field(default_factory=dict)
-    said: _Said = field(default_factory=_Said)
-    written: tuple[str, datetime | None] = ("", None)
-    unsaved: bool = False
-
-    @property
-    def interval_s(self) -> float:
-        return self.declared_s or self.learned_s or DEFAULT_INTERVAL_S
+DECOMMISSIONED = "decommissioned"
+SETTLED = ("device_id", "device_name", "zone_id", "location", "building", "floor", "device_type")
+"""What the settings may say of a device."""
 
 
 class Registry:
@@ -95,7 +54,8 @@ class Registry:
         self._store = store
         self._clock = clock
         self._known_after = timedelta(seconds=known_after_s)
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
+        self._edits: dict[str, dict[str, Edit]] = {}
         self._started: datetime = clock.now()
         self._changed = asyncio.Event()
 
@@ -103,8 +63,10 @@ class Registry:
         """Read what the store knows."""
         self._started = self._clock.now()
         learned = json.loads(await queries.get_setting(self._store, "intervals") or "{}")
+        for edit in await edit_rows.device_edits(self._store):
+            self._edits.setdefault(edit.device_id, {})[edit.field] = edit
         for device in await queries.devices(self._store):
-            entry = _Entry(device, learned_s=learned.get(device.device_id), last_seen=device.last_seen)
+            entry = self._new(device, learned_s=learned.get(device.device_id), last_seen=device.last_seen)
             entry.written = (device.status, device.last_seen)
             entry.said.status = device.status
             self._entries[device.device_id] = entry
@@ -112,7 +74,7 @@ class Registry:
     async def learn_of_others(self) -> None:
         """Devices that are in the store since an import."""
         for device in await queries.devices(self._store):
-            self._entries.setdefault(device.device_id, _Entry(device, last_seen=device.last_seen))
+            self._entries.setdefault(device.device_id, self._new(device, last_seen=device.last_seen))
 
     def devices(self) -> list[Device]:
         """Every device by id, with its status and last_seen as of now."""
@@ -121,7 +83,37 @@ class Registry:
     def device(self, device_id: str) -> Device:
         """One device; LookupError names the nearest id."""
         entry = self._entry(device_id)
-        return replace(entry.device, status=self.status(device_id).status, last_seen=entry.last_seen)
+        metadata = entry.device.metadata
+        if (claimed := entry.edits.get("claimed")) is not None:
+            metadata = {**metadata, "claimed": claimed.time.isoformat(timespec="seconds")}
+        status = self.status(device_id).status
+        return replace(entry.device, status=status, last_seen=entry.last_seen, metadata=metadata)
+
+    def settled(self, device_id: str) -> frozenset[str]:
+        """What of a device the settings say, so that nobody else can; "device_id" itself for one that they name."""
+        return self._entry(device_id).settled
+
+    def claimed(self, device_id: str) -> datetime | None:
+        """When somebody said that this device is ours; None where nobody did."""
+        edit = self._entry(device_id).edits.get("claimed")
+        return edit.time if edit is not None else None
+
+    async def edit(self, device_id: str, fields: Mapping[str, str], by: str, reason: str = "") -> Device:
+        """What people say of a device: it wins over what the device says of itself, also after a restart. `status` is
+        active or decommissioned, `claimed` says whose it is; the other fields are those of Device."""
+        entry, now = self._entry(device_id), self._clock.now()
+        edits = [Edit(device_id, name, value, reason, by, now) for name, value in fields.items()]
+        await edit_rows.save_edits(self._store, edits)
+        entry.edits |= {each.field: each for each in edits}
+        entry.unsaved = True
+        await self._save(entry, entry.device)
+        self._look(entry)
+        return self.device(device_id)
+
+    def forget(self, device_id: str) -> None:
+        """A device whose rows are gone; where it speaks again it is a new one."""
+        self._entries.pop(device_id, None)
+        self._edits.pop(device_id, None)
 
     def status(self, device_id: str) -> Status:
         """Whether a device is heard, as of now; LookupError names the nearest id."""
@@ -133,16 +125,17 @@ class Registry:
         """A device of the configuration, which wins over what was known; the ids of `sensors` do not matter."""
         if interval_s is not None and not interval_s > 0:
             raise ValueError(f"{device.device_id}: interval {interval_s} s is not positive: say how often it is read")
-        entry = self._entries.setdefault(device.device_id, _Entry(device, unsaved=True))
+        entry = self._entries.setdefault(device.device_id, self._new(device, unsaved=True))
         entry.declared_s = interval_s
         entry.wired = frozenset(sensor.sensor for sensor in sensors)
-        await self._save(entry, _merged(entry.device, device))
+        entry.settled = frozenset(name for name in SETTLED if getattr(device, name))
+        await self._save(entry, merged(entry.device, device))
         for sensor in sensors:
             await self._save_sensor(replace(sensor, device_id=device.device_id))
 
     async def capabilities(self, device_id: str, payload: Mapping[str, Any]) -> None:
         """What a device says of itself (design of the topics: all optional); written only where it is news."""
-        entry = self._entries.setdefault(device_id, _Entry(Device(device_id, source="mqtt"), unsaved=True))
+        entry = self._entries.setdefault(device_id, self._new(Device(device_id, source="mqtt"), unsaved=True))
         said = Device(
             device_id,
             device_name=clean(payload.get("device_name")),
@@ -154,7 +147,7 @@ class Registry:
             mac_address=clean(payload.get("mac_address")),
             firmware_version=clean(payload.get("firmware_version")),
         )
-        await self._save(entry, _merged(entry.device, said))
+        await self._save(entry, merged(entry.device, said))
         details = payload.get("metadata")
         listed = payload.get("sensors")
         for each in list(listed)[:MAX_SENSORS] if isinstance(listed, list | tuple) else []:
@@ -165,7 +158,7 @@ class Registry:
         """What a device, or the broker in its name (last will), says of its connection."""
         entry = self._entries.get(device_id)
         if entry is None:
-            entry = self._entries[device_id] = _Entry(Device(device_id, source="mqtt"), unsaved=True)
+            entry = self._entries[device_id] = self._new(Device(device_id, source="mqtt"), unsaved=True)
         if online:
             entry.offline_since = None
         elif entry.offline_since is None:
@@ -177,14 +170,14 @@ class Registry:
         entry = self._entry(device_id)
         if fault is not None:
             known = entry.faults.get(sensor)
-            entry.faults[sensor] = _Fault(fault, known.since if known else self._clock.now())
+            entry.faults[sensor] = Fault(fault, known.since if known else self._clock.now())
         elif entry.faults.pop(sensor, None) is not None:
             self._hear(entry, self._clock.now())  # its reading is on its way to the disk
         self._look(entry)
 
     def seen(self, readings: Sequence[Reading]) -> None:
         """Readings that were committed just now: who was heard, and how often each speaks."""
-        spoke: dict[str, _Entry] = {}
+        spoke: dict[str, Entry] = {}
         time, place = None, ("", "")
         for reading in readings:
             if reading.time is time and reading[:2] == place:
@@ -193,7 +186,7 @@ class Registry:
             entry = self._entries.get(reading.device)
             if entry is None:
                 device = Device(reading.device, source="mqtt", first_seen=reading.received)
-                entry = self._entries[reading.device] = _Entry(device, unsaved=True)
+                entry = self._entries[reading.device] = self._new(device, unsaved=True)
             before = entry.times.get(reading.sensor)
             if before is None or time > before:
                 entry.times[reading.sensor] = time
@@ -214,7 +207,7 @@ class Registry:
         touched: dict[str, tuple[str, datetime | None]] = {}
         for device_id, entry in self._entries.items():
             now = (self.status(device_id).status, entry.last_seen)
-            if now[0] != entry.written[0] or _older(entry.written[1], now[1]):
+            if now[0] != entry.written[0] or older(entry.written[1], now[1]):
                 touched[device_id] = now
         if not touched:
             return
@@ -227,7 +220,7 @@ class Registry:
     async def announce(self) -> None:
         """Write one event for each device whose status changed since the last one, all of them at once."""
         now = self._clock.now()
-        told: list[tuple[_Said, Status, frozenset[str]]] = []
+        told: list[tuple[Said, Status, frozenset[str]]] = []
         for device_id, entry in list(self._entries.items()):
             said = entry.said
             if not said.look and (said.look_at is None or now < said.look_at):
@@ -244,7 +237,7 @@ class Registry:
                 told.append((said, status, failing))
         if not told:
             return
-        await commands.add_events(self._store, [_event(said, status, now) for said, status, _ in told])
+        await commands.add_events(self._store, [change_of(said, status, now) for said, status, _ in told])
         for said, status, failing in told:
             said.status, said.failing, said.held_back = status.status, failing, 0
             said.times.append(now)
@@ -268,7 +261,13 @@ class Registry:
                 self._look_again()
                 await asyncio.sleep(every_s)
 
-    def _entry(self, device_id: str) -> _Entry:
+    def _new(self, device: Device, **known: Any) -> Entry:
+        """An entry with what people said of the device, also before it was heard (its edits came back alone)."""
+        entry = Entry(device, edits=self._edits.setdefault(device.device_id, {}), **known)
+        entry.device = edited(device, entry)
+        return entry
+
+    def _entry(self, device_id: str) -> Entry:
         entry = self._entries.get(device_id)
         if entry is None:
             near = difflib.get_close_matches(device_id, self._entries, 1, 0.4)
@@ -276,7 +275,7 @@ class Registry:
             raise LookupError(f"no device {clean(device_id)!r}: {hint}")
         return entry
 
-    def _look(self, entry: _Entry) -> None:
+    def _look(self, entry: Entry) -> None:
         entry.said.look = True
         self._changed.set()
 
@@ -291,26 +290,29 @@ class Registry:
             return max(0.0, flush_in_s)
         return max(0.0, min(flush_in_s, max(LOOK_AT_MOST_EVERY_S, (due - self._clock.now()).total_seconds())))
 
-    def _next_change(self, entry: _Entry, now: datetime) -> datetime | None:
+    def _next_change(self, entry: Entry, now: datetime) -> datetime | None:
         """When silence alone will change the status."""
         moments = [self._started + self._silent_after(entry)]
         if entry.last_seen is not None:
             moments += [entry.last_seen + self._late_after(entry), entry.last_seen + self._silent_after(entry)]
         return min((moment for moment in moments if moment > now), default=None)
 
-    def _too_early(self, entry: _Entry, status: str, now: datetime) -> bool:
+    def _too_early(self, entry: Entry, status: str, now: datetime) -> bool:
         """Whether a device had no time yet to be heard since the start."""
         unheard = entry.last_seen is None or entry.last_seen < self._started
         waiting = now - self._started < self._silent_after(entry)
         return status in {"late", "silent"} and entry.offline_since is None and unheard and waiting
 
-    def _late_after(self, entry: _Entry) -> timedelta:
+    def _late_after(self, entry: Entry) -> timedelta:
         return LATE_AFTER * timedelta(seconds=entry.interval_s) + self._known_after
 
-    def _silent_after(self, entry: _Entry) -> timedelta:
+    def _silent_after(self, entry: Entry) -> timedelta:
         return SILENT_AFTER * timedelta(seconds=entry.interval_s) + self._known_after
 
-    def _judge(self, entry: _Entry) -> tuple[str, datetime, str]:
+    def _judge(self, entry: Entry) -> tuple[str, datetime, str]:
+        ended = entry.edits.get("status")
+        if ended is not None and ended.value == DECOMMISSIONED:
+            return DECOMMISSIONED, ended.time, ended.reason
         if not entry.faults:
             return self._heard(entry)
         reason = "; ".join(f"{sensor}: {fault.reason}" for sensor, fault in sorted(entry.faults.items()))
@@ -319,7 +321,7 @@ class Registry:
             return "faulty", max(since), reason
         return "degraded", min(since), reason
 
-    def _heard(self, entry: _Entry) -> tuple[str, datetime, str]:
+    def _heard(self, entry: Entry) -> tuple[str, datetime, str]:
         now, late_after, silent_after = self._clock.now(), self._late_after(entry), self._silent_after(entry)
         if entry.offline_since is not None:
             return "silent", entry.offline_since, "its connection to the broker ended"
@@ -328,15 +330,15 @@ class Registry:
         age = now - entry.last_seen
         if age < late_after:
             return "online", entry.online_since or entry.last_seen, f"heard within {LATE_AFTER} intervals"
-        said = f"nothing for {_words(age)}, expected every {entry.interval_s:g} s"
+        said = f"nothing for {words(age)}, expected every {entry.interval_s:g} s"
         if age < silent_after:
             return "late", entry.last_seen + late_after, said
         if now - self._started < silent_after and entry.last_seen < self._started:
             # We were not listening: the device may have spoken to nobody.
-            return "late", self._started, f"{said}; the gateway started {_words(now - self._started)} ago"
+            return "late", self._started, f"{said}; the gateway started {words(now - self._started)} ago"
         return "silent", entry.last_seen + silent_after, said
 
-    def _hear(self, entry: _Entry, received: datetime) -> None:
+    def _hear(self, entry: Entry, received: datetime) -> None:
         pause = None if entry.last_seen is None else (received - entry.last_seen).total_seconds()
         if entry.online_since is None or pause is None or pause >= self._late_after(entry).total_seconds():
             entry.online_since = received
@@ -347,7 +349,7 @@ class Registry:
         if entry.offline_since is not None and received > entry.offline_since:
             entry.offline_since, entry.online_since = None, received
 
-    def _learn(self, entry: _Entry) -> None:
+    def _learn(self, entry: Entry) -> None:
         """Take the newest gaps between its messages into account."""
         learned = [median(recent) for recent in entry.gaps.values() if len(recent) >= 3]
         if learned:
@@ -357,10 +359,10 @@ class Registry:
             if entry.interval_s < before_s / 2:  # it will be late sooner than was thought
                 self._look(entry)
 
-    async def _save(self, entry: _Entry, device: Device) -> None:
-        if device == entry.device and not entry.unsaved:
+    async def _save(self, entry: Entry, device: Device) -> None:
+        if edited(device, entry) == entry.device and not entry.unsaved:
             return
-        entry.device = device
+        entry.device = edited(device, entry)
         await commands.save_device(self._store, self.device(device.device_id))
         entry.unsaved = False
 
@@ -376,33 +378,3 @@ class Registry:
             location=sensor.location,
             metadata=sensor.metadata,
         )
-
-
-def _event(said: _Said, status: Status, now: datetime) -> Event:
-    before = said.status or "new"
-    detail = {"from": before, "to": status.status, "reason": status.reason, "since": status.since.isoformat()}
-    if said.held_back:
-        detail["held_back"] = str(said.held_back)
-    return Event(now, "status", status.device_id, f"{before} -> {status.status}: {status.reason}", detail)
-
-
-def _merged(old: Device, new: Device) -> Device:
-    """The old one with everything the new one says; what it leaves empty stays."""
-    said = {
-        name: value
-        for name in Device.__dataclass_fields__
-        if name not in {"status", "first_seen", "last_seen"} and (value := getattr(new, name))
-    }
-    return replace(old, **said)
-
-
-def _older(written: datetime | None, now: datetime | None) -> bool:
-    return now is not None and (written is None or now - written >= WRITE_EVERY)
-
-
-def _words(span: timedelta) -> str:
-    seconds = int(span.total_seconds())
-    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
