@@ -40,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_lan(commands)
     _add_tools(commands)
     _add_calibrate(commands)
+    _add_house(commands)
+    _add_tool(commands)
     _add_backup(commands)
     _add_transfer(commands)
     return parser
@@ -87,27 +89,47 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def _add_token(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     token = commands.add_parser("token", help="access tokens of assistants and people")
-    kinds = token.add_subparsers(required=True, metavar="create|list|revoke")
+    kinds = token.add_subparsers(required=True, metavar="create|list|rotate|revoke")
     create = kinds.add_parser("create", help="make a token; it is printed once, alone on standard output")
     create.add_argument("name")
     create.add_argument("--scope", choices=("read", "control", "admin"), required=True)
-    create.add_argument("--days", type=int, metavar="N", help="let it expire")
+    create.add_argument("--expires-days", "--days", dest="days", type=int, metavar="N", help="let it expire")
     _add_data(create)
     create.set_defaults(run=_lazily("access", "token_create"))
     listing = kinds.add_parser("list", help="all tokens, never their secrets")
     _add_data(listing)
     _add_json(listing)
     listing.set_defaults(run=_lazily("access", "token_list"))
+    rotate = kinds.add_parser("rotate", help="another secret for a token; the one before is refused from now on")
+    rotate.add_argument("name")
+    _add_data(rotate)
+    rotate.set_defaults(run=_lazily("access", "token_rotate"))
     revoke = kinds.add_parser("revoke", help="refuse a token from now on")
     revoke.add_argument("name")
     _add_data(revoke)
     revoke.set_defaults(run=_lazily("access", "token_revoke"))
+    _add_pairing(commands)
     node = commands.add_parser("node", help="ESP32 nodes")
     acts = node.add_subparsers(required=True, metavar="add")
     add = acts.add_parser("add", help="make a key for a node; it is printed once, alone on standard output")
     add.add_argument("device")
     _add_data(add)
     add.set_defaults(run=_lazily("access", "node_add"))
+
+
+def _add_pairing(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    scopes = ("read", "control", "admin")
+    pair = commands.add_parser("pair", help="let one browser or assistant in: a code for two minutes, printed alone")
+    pair.add_argument("--scope", choices=scopes, default="read", help="what it may do (default: read)")
+    pair.set_defaults(run=_lazily("pairing", "pair"))
+    _add_json(pair)
+    approve = commands.add_parser("approve", help="let in the app that shows CODE")
+    approve.add_argument("code", metavar="CODE")
+    approve.add_argument("--deny", action="store_true", help="refuse it")
+    approve.add_argument("--scope", choices=scopes, help="at most this (default: what it asks for)")
+    approve.set_defaults(run=_lazily("pairing", "approve"))
+    for kind in (pair, approve):
+        _add_data(kind)
 
 
 def _add_lan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -167,6 +189,69 @@ def _add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser
             kind.add_argument("--dry-run", action="store_true", help="say what would be done")
             kind.add_argument("--force", action="store_true", help="overrule what is a matter of judgement")
             kind.set_defaults(run=_lazily("calibrate", "change"), kind=name)
+
+
+def _add_house(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    device = commands.add_parser("device", help="devices: what is known of them, and whose they are")
+    kinds = device.add_subparsers(required=True, metavar="list|update|claim|delete")
+    kinds.add_parser("list", help="every device with its status")
+    update = kinds.add_parser("update", help="say what a device is called and where it is")
+    claim = kinds.add_parser("claim", help="say that a device is ours; a node's key is printed once, alone")
+    kinds.add_parser("delete", help="forget a device with all of its readings, for good")
+    for kind in (update, claim):
+        kind.add_argument("--name")
+        kind.add_argument("--zone", metavar="ID")
+    for name in ("location", "building", "floor", "type"):
+        update.add_argument(f"--{name}")
+    update.add_argument("--status", choices=("active", "decommissioned"))
+    update.add_argument("--reason", default="", help="why the status changes; the audit keeps it")
+    _add_acts(kinds, "house", "device", target="device", dry=("update", "delete"))
+    zone = commands.add_parser("zone", help="zones: the places that devices belong to")
+    acts = zone.add_subparsers(required=True, metavar="list|save|delete")
+    acts.add_parser("list", help="every zone and its devices")
+    save = acts.add_parser("save", help="make a zone, change one, or put devices into it")
+    for name in ("name", "building", "floor", "description"):
+        save.add_argument(f"--{name}")
+    save.add_argument("--area", dest="area_sqm", type=float, metavar="SQM", help="in square metres")
+    save.add_argument(
+        "--device", action="append", default=[], metavar="ID", help="put it into the zone; may be repeated"
+    )
+    acts.add_parser("delete", help="forget a zone; its devices stay")
+    _add_acts(acts, "house", "zone", target="zone", dry=("save", "delete"))
+
+
+def _add_tool(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    tool = commands.add_parser("tool", help="dynamic tools: functions that were added for assistants")
+    kinds = tool.add_subparsers(required=True, metavar="list|show|approve|remove")
+    kinds.add_parser("list", help="every version, whether it runs, and its use")
+    show = kinds.add_parser("show", help="the code of a version, alone on standard output")
+    approve = kinds.add_parser("approve", help="let exactly this version run")
+    kinds.add_parser("remove", help="remove a tool with all its versions")
+    _add_acts(kinds, "house", "tool", target="name", dry=("remove",))
+    show.add_argument("--version", type=int, metavar="N", help="default: the last one")
+    approve.add_argument("version", type=int, metavar="VERSION")
+    approve.add_argument("sha256", metavar="SHA256", help="as `gateway tool list` shows it")
+
+
+def _add_acts(
+    kinds: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    module: str,
+    thing: str,
+    *,
+    target: str,
+    dry: Sequence[str],
+) -> None:
+    """What the acts on a thing share: its name, --data, --json, and --yes where it cannot be undone."""
+    for name, kind in kinds.choices.items():
+        _add_data(kind)
+        _add_json(kind)
+        if name != "list":
+            kind.add_argument(target, metavar=thing.upper())
+        if name in {"delete", "remove"}:
+            kind.add_argument("--yes", action="store_true", help="it cannot be undone")
+        if name in dry:
+            kind.add_argument("--dry-run", action="store_true", help="say what would be done")
+        kind.set_defaults(run=_lazily(module, f"{thing}_{name}"))
 
 
 def _add_backup(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -14,12 +14,14 @@ from drivers.api import Calibratable, Driver
 from gateway import __version__, banner, control, heap, sensors, wear
 from gateway.access.policy import Plain, is_loopback
 from gateway.access.principal import Scope
+from gateway.acting import Acting, Outside, open_acting
+from gateway.asking import Asking, open_asking
 from gateway.calibration import pressure
 from gateway.calibration.service import Calibrations, Judgement, Target, stored
 from gateway.clock import RELEASED, Clock, SystemClock
 from gateway.config import Config, ConfigError
-from gateway.control import Commands, StatusView, WearView
-from gateway.core import Core, forget, open_core
+from gateway.control import Commands, PairingCommands, StatusView, WearView
+from gateway.core import Core, open_core
 from gateway.discovery.addresses import addresses, reachable
 from gateway.discovery.mdns import Announcer
 from gateway.health import Metric, prometheus, resident_bytes
@@ -28,15 +30,16 @@ from gateway.ingest.quality import Doubt
 from gateway.intake import Intake, committed, open_intake
 from gateway.mcp import server as mcp
 from gateway.mcp.endpoint import Endpoint
+from gateway.mcp.troubles import Troubles, disk_low
 from gateway.reading import Message
 from gateway.sensors import Plan, Wired
 from gateway.store import commands, queries
 from gateway.store.db import Store
-from gateway.store.exchange.errands import Errands
 from gateway.store.types import Commit, Device, Event, Sensor
 from gateway.wear import Wear
 from gateway.web import app as web
 from gateway.web import headers
+from gateway.web.crowd import Crowd
 from gateway.web.serve import Serving
 
 log = logging.getLogger(__name__)
@@ -76,9 +79,7 @@ async def offline(folder: Path) -> AsyncIterator[Commands]:
     """Commands on a data folder that no gateway runs on."""
     async with AsyncExitStack() as stack:
         core = await open_core(Config(), folder, SystemClock(), stack)
-        errands = Errands(core.store, core.clock, core.keeper.seal, core.registry.learn_of_others)
-        deletion = partial(forget, core)
-        yield Commands(core.tokens, core.audit, core.clock, core.keys.add, errands=errands, forget=deletion)
+        yield (await open_acting(core, Outside(), stack)).commands
 
 
 async def _serve(
@@ -90,36 +91,29 @@ async def _serve(
         attached = await sensors.attach(plans, stack, partial(_bus_healed, core))
         stack.enter_context(heap.settled())
         intake = await open_intake(core, plans, stack)
-        endpoint = await _endpoint(core, intake, stack)
-        serving = await _web(core, intake, endpoint, stack)
+        givers = pressure.sources(config.device, plans)
+        calibrations = _calibrations(core, intake, attached, givers)
+        asking = await open_asking(core, stack)
+        acting = await open_acting(core, _outside(core, intake, calibrations, settings, asking), stack)
+        endpoint = await _endpoint(core, intake, acting, asking, stack)
+        serving = await _web(core, intake, endpoint, asking, stack)
         if play is not None:
             await _seed(core, intake, play)
         group = await stack.enter_async_context(asyncio.TaskGroup())
         group.create_task(core.registry.run(), name="registry")
         group.create_task(core.journal.run(), name="journal")
         group.create_task(core.keeper.run(), name="keeper")
+        group.create_task(asking.files.run(), name="files")
         wired = Wired(partial(_sensor_changed, core))
-        givers = pressure.sources(config.device, plans)
-        calibrations = _calibrations(core, intake, attached, givers)
         put = _feeding(core, intake, calibrations, givers)
         wired.start(group, attached, put, clock, partial(_restarted, intake, clock))
         if play is not None and intake.mqtt is not None:
             group.create_task(play.run(config.mqtt.host, config.mqtt.port, core.keys.add), name="demo")
         await wired.first_signs(plans)
         await _announce(core, serving, stack)
-        status = partial(_status, core, intake)
-        errands = Errands(core.store, clock, core.keeper.seal, core.registry.learn_of_others, settings)
-        commands_ = Commands(
-            core.tokens,
-            core.audit,
-            clock,
-            core.keys.add,
-            status,
-            errands=errands,
-            forget=partial(forget, core),
-            calibrations=calibrations,
-        )
-        await stack.enter_async_context(control.serve(folder, commands_))
+        pages = partial(_pairing_pages, core, serving)
+        acting.commands.add(PairingCommands(core.desk, pages, core.identity.fingerprint))
+        await stack.enter_async_context(control.serve(folder, acting.commands))
         print(await _welcome(core, intake, serving, play), flush=True)  # noqa: T201 - what `gateway run` says
         await asyncio.get_running_loop().create_future()
 
@@ -144,7 +138,35 @@ async def _seed(core: Core, intake: Intake, play: Play) -> None:
         await play.seed(pipeline, core.store, core.clock)
 
 
-async def _endpoint(core: Core, intake: Intake, stack: AsyncExitStack) -> Endpoint:
+def _troubles(core: Core, intake: Intake) -> Troubles:
+    """What is wrong with the gateway itself, for those who ask what is wrong."""
+    mqtt, counts = intake.mqtt, intake.pipeline.counts
+    lost = "the connection to the broker is lost: no node is heard until it is back"
+    return Troubles(
+        core.clock,
+        {
+            "store": lambda: counts.failing,
+            "broker": lambda: "" if mqtt is None or mqtt.connected else lost,
+            "disk": partial(disk_low, core.folder, core.config.store.warn_free_mb),
+        },
+    )
+
+
+def _outside(core: Core, intake: Intake, calibrations: Calibrations, settings: Path | None, asking: Asking) -> Outside:
+    """What commands may touch beyond the store."""
+    return Outside(
+        calibrations,
+        intake.send,
+        intake.farewell,
+        intake.changed,
+        partial(_status, core, intake),
+        settings,
+        asking.files,
+        asking.analysis.call,
+    )
+
+
+async def _endpoint(core: Core, intake: Intake, acting: Acting, asking: Asking, stack: AsyncExitStack) -> Endpoint:
     endpoint = mcp.build(
         core.store,
         core.registry,
@@ -154,7 +176,15 @@ async def _endpoint(core: Core, intake: Intake, stack: AsyncExitStack) -> Endpoi
         name=core.config.site.name,
         version=__version__,
         plain=Plain(core.config.http.plain),
+        more=mcp.More(
+            groups=(*acting.groups(asking.ask), *asking.groups),
+            extensions=asking.extensions,
+            plots=asking.plots.png,
+            clear=asking.questions.clear,
+            troubles=_troubles(core, intake),
+        ),
     )
+    acting.follow(endpoint)
     await stack.enter_async_context(endpoint)
 
     async def notify(commit: Commit) -> None:
@@ -164,17 +194,26 @@ async def _endpoint(core: Core, intake: Intake, stack: AsyncExitStack) -> Endpoi
     return endpoint
 
 
-async def _web(core: Core, intake: Intake, endpoint: Endpoint, stack: AsyncExitStack) -> Serving:
+async def _web(core: Core, intake: Intake, endpoint: Endpoint, asking: Asking, stack: AsyncExitStack) -> Serving:
     settings = core.config.http
-    site = web.Site(core.config.site.name, core.zone, core.store, core.registry, core.clock, core.identity, core.tokens)
+    site = web.Site(core.config.site.name, core.zone, core.store, core.registry, core.clock, core.identity, core.desk)
     hosts = headers.names(core.identity.gateway_id, socket.gethostname(), settings.allowed_hosts)
-    app = web.build(site, endpoint, _watch(core, intake), lambda: hosts, plain=Plain(settings.plain))
+    app = web.build(
+        site,
+        endpoint,
+        _watch(core, intake),
+        lambda: hosts,
+        plain=Plain(settings.plain),
+        routes=asking.routes,
+        limits=asking.limits,
+    )
     serving = Serving(
         app,
         identity=core.identity,
         http=(settings.host, settings.port) if settings.plain != "off" else None,
         https=(settings.https_host, settings.https_port),
         drain=app.close,
+        crowd=Crowd(waiting_of_a_place=core.config.access.waiting_connections),
     )
     await stack.enter_async_context(serving)
     return serving
@@ -207,6 +246,8 @@ def _watch(core: Core, intake: Intake) -> web.Watch:
         ),
         Metric("gateway_hot_rows", "Readings that are not sealed yet", lambda: core.store.known.hot_rows),
         Metric("gateway_segments", "Sealed segments", lambda: len(core.store.segments)),
+        Metric("gateway_requests_refused_total", "At the door", core.desk.refused.total, True),
+        Metric("gateway_pairing_refused_total", "Codes not taken", core.desk.pairing.refused.total, True),
         Metric("gateway_lag_seconds", "Age of the oldest message not on disk", lambda: pipeline.lag_s),
     ]
     if mqtt is not None:
@@ -328,8 +369,15 @@ async def _welcome(core: Core, intake: Intake, serving: Serving, play: Play | No
             token,
             intake.broker,
             core.folder,
+            core.desk.pairing.open("the start"),
         )
     )
+
+
+def _pairing_pages(core: Core, serving: Serving) -> list[str]:
+    """Where a pairing code is typed; HTTPS, whose fingerprint stands beside it."""
+    hosts = _own_addresses(core.config.http.https_host) or ("127.0.0.1",)
+    return [f"https://{banner.bracketed(host)}:{serving.ports['https']}/pair" for host in hosts]
 
 
 def _own_addresses(host: str) -> Sequence[str]:

@@ -10,11 +10,14 @@ FOLDER = ROOT / ".cache" / "npm" / "node_modules"
 
 @dataclass(frozen=True, slots=True)
 class NodeTools:
-    """A Node, and what it runs: the MCP conformance suite and the MCP inspector's command line."""
+    """A Node, and what it runs: the MCP conformance suite, its pre-release, the MCP inspector's command line; and where
+    packages lie that scripts load."""
 
     node: Path
     conformance: Path
+    conformance_next: Path
     inspector: Path
+    packages: Path = FOLDER
 
 
 def node_tools() -> NodeTools:
@@ -26,5 +29,6 @@ def node_tools() -> NodeTools:
     return NodeTools(
         FOLDER / ".bin" / "node",
         suite / "conformance" / "dist" / "index.js",
+        FOLDER / "conformance-next" / "dist" / "index.js",
         suite / "inspector" / "clients" / "launcher" / "build" / "index.js",
     )

@@ -44,7 +44,7 @@ def settings(folder: Path, options: str = "", device: str = "") -> Path:
     recording.write_text("offset_s,co2,temperature,humidity,pressure\n" + rows)
     path = folder / "gateway.toml"
     path.write_text(
-        "[mqtt]\nbroker = 'off'\n[discovery]\nmdns = false\n"
+        "[mqtt]\nbroker = 'off'\n[discovery]\nmdns = false\n[access]\nrequests_per_s = 0\n"
         f"[[device]]\nid = 'attic'\n{device}\n"
         f"[[device.sensor]]\ndriver = 'scd30'\nbus = 'replay:{recording}'\ninterval_s = 2\noptions = {{ {options} }}\n"
         f"[[device.sensor]]\ndriver = 'bmp280'\nbus = 'replay:{recording}'\ninterval_s = 2\n"

@@ -16,10 +16,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.access.principal import Principal
+from gateway.mcp.caller import SESSION
+from gateway.mcp.catalogue import Catalogue
 from gateway.mcp.live import IDLE_S, Live
 from gateway.store.types import Commit
 
-SESSION = "mcp-session-id"
 MAX_SESSIONS = 256
 MAX_BODY = 1 << 20
 
@@ -27,12 +28,14 @@ MAX_BODY = 1 << 20
 class Endpoint:
     """`async with` runs the SDK's session manager and the notes to subscribers; calling it serves one request."""
 
-    def __init__(self, server: MCPServer[Any], live: Live) -> None:
+    def __init__(self, server: MCPServer[Any], live: Live, catalogue: Catalogue) -> None:
         # No transport security here: the outer layer has checked Host, Origin and the token for all routes.
         server.streamable_http_app(
             host="", max_sessions=MAX_SESSIONS, session_idle_timeout=IDLE_S, max_request_body_size=MAX_BODY
         )
         self.server = server
+        self.catalogue = catalogue
+        """Tools that come and go at run time are added to it, and taken from it."""
         self._live = live
         self._manager = server.session_manager
         self._stack = AsyncExitStack()
@@ -62,6 +65,14 @@ class Endpoint:
         """Tell subscribers soon whose newest values this commit changed; cheap, from the event loop."""
         self._live.notify(commit)
 
+    def tools_changed(self) -> None:
+        """Tell clients soon that tools/list may be another for them, such as when a token's scope changed."""
+        self._live.tools_changed()
+
+    def resource_changed(self, uri: str) -> None:
+        """Tell subscribers soon that a resource that is not made of readings changed."""
+        self._live.resource_changed(uri)
+
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._manager.run())
         group = await self._stack.enter_async_context(asyncio.TaskGroup())
@@ -81,9 +92,7 @@ class Endpoint:
             await Response("a token is needed", status_code=401)(scope, receive, send)
             return
         # The SDK ties a session to the credential that opened it through this user.
-        scope["user"] = AuthenticatedUser(
-            AccessToken(token="", client_id=principal.token_id or principal.name, scopes=[str(principal.scope)])
-        )
+        scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=principal.key, scopes=[str(principal.scope)]))
         session_id = Headers(scope=scope).get(SESSION)
         if session_id is None:
             await self._manager.handle_request(scope, receive, send)

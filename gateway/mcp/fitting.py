@@ -5,14 +5,22 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from mcp_types import CallToolResult, ImageContent, TextContent
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from drivers.model import Quality
 from gateway.store.types import Point
 
 CEILING_BYTES = 50_000
-"""The longest answer; assistants lose their thread, and some clients their connection, over longer ones."""
+"""The longest answer, text and structure together; assistants lose their thread, and some clients their connection,
+over longer ones."""
+COPY_BYTES = 24_000
+"""The longest view: it is sent as text and as structure."""
+IMAGE_BYTES = 100_000
 TEXT_LIMIT = 200
+UNPRINTED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Kinds of characters that steer, hide or break lines, or that cannot be encoded."""
 
 Item = TypeVar("Item")
 View = TypeVar("View", bound=BaseModel)
@@ -26,8 +34,8 @@ def compact(view: BaseModel) -> str:
 def first_that_fit(items: Sequence[Item], make: Callable[[Sequence[Item]], View]) -> View:
     """The view of as many leading items as stay below the ceiling."""
     view = make(items)
-    while len(items) > 1 and (size := len(compact(view).encode())) > CEILING_BYTES:
-        items = items[: max(1, min(len(items) - 1, int(len(items) * CEILING_BYTES / size)))]
+    while len(items) > 1 and (size := len(compact(view).encode())) > COPY_BYTES:
+        items = items[: max(1, min(len(items) - 1, int(len(items) * COPY_BYTES / size)))]
         view = make(items)
     return view
 
@@ -39,10 +47,34 @@ def thinned_to_fit(
 ) -> View:
     """The view of as many items as stay below the ceiling, of those that `choose` takes."""
     view, kept = make(items), len(items)
-    while kept > 2 and (size := len(compact(view).encode())) > CEILING_BYTES:
-        kept = max(2, min(kept - 1, int(kept * CEILING_BYTES / size)))
+    while kept > 2 and (size := len(compact(view).encode())) > COPY_BYTES:
+        kept = max(2, min(kept - 1, int(kept * COPY_BYTES / size)))
         view = make(choose(items, kept))
     return view
+
+
+def bounded(result: CallToolResult) -> CallToolResult:
+    """The result, or an error that says that it is too long."""
+    images = [each for each in result.content if isinstance(each, ImageContent)]
+    if any(len(each.data) * 3 // 4 > IMAGE_BYTES for each in images):
+        return _too_long("an image", IMAGE_BYTES, "ask for a smaller one")
+    size = sum(len(each.text.encode()) for each in result.content if isinstance(each, TextContent))
+    size += len(to_json(result.structured_content)) if result.structured_content else 0
+    if size > CEILING_BYTES:
+        return _too_long("the answer", CEILING_BYTES, "ask for less: a limit, a shorter range, or fewer devices")
+    return result
+
+
+def with_note(result: CallToolResult, note: str) -> CallToolResult:
+    """The same answer with one more field, `assumed`."""
+    data = {**(result.structured_content or {}), "assumed": note}
+    text = TextContent(type="text", text=to_json(data).decode())
+    return result.model_copy(update={"structured_content": data, "content": [text, *result.content[1:]]})
+
+
+def _too_long(what: str, most: int, way_out: str) -> CallToolResult:
+    text = f"{what} has more than {most // 1000} KB, which is the most: {way_out}"
+    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
 
 
 def evenly(items: Sequence[Item], most: int) -> Sequence[Item]:
@@ -66,10 +98,12 @@ def _usable(point: Point) -> float | None:
     return point.value if point.quality < Quality.BAD else None
 
 
-def clean(text: str) -> str:
-    """A device's words as data: one line, no control or direction characters, at most 200 characters."""
-    kept = "".join(" " if unicodedata.category(c) in {"Cc", "Cf", "Zl", "Zp"} else c for c in text[: 4 * TEXT_LIMIT])
-    return " ".join(kept.split())[:TEXT_LIMIT]
+def clean(text: str, limit: int = TEXT_LIMIT) -> str:
+    """A device's words as data: one line, no control or direction characters, at most so many characters."""
+    if len(text) <= limit and text.isprintable():
+        return " ".join(text.split())
+    kept = "".join(" " if unicodedata.category(c) in UNPRINTED else c for c in text[: 4 * limit])
+    return " ".join(kept.split())[:limit]
 
 
 def rounded(value: float | None) -> float | None:

@@ -39,11 +39,13 @@ def instant(text: str, argument: str, now: datetime, zone: ZoneInfo) -> datetime
         raise ToolError(f"{argument}: {text!r} lies outside the calendar; give {FORMS}") from error
 
 
-def interval(start: str, end: str, now: datetime, zone: ZoneInfo) -> tuple[datetime, datetime]:
-    """Start and end as UTC, start before end; ToolError otherwise."""
-    first, last = instant(start, "start", now, zone), instant(end, "end", now, zone)
+def interval(
+    start: str, end: str, now: datetime, zone: ZoneInfo, *, names: tuple[str, str] = ("start", "end")
+) -> tuple[datetime, datetime]:
+    """Start and end as UTC, start before end; ToolError names the argument otherwise."""
+    first, last = instant(start, names[0], now, zone), instant(end, names[1], now, zone)
     if first >= last:
-        raise ToolError(f"start: {start!r} is not before end {end!r}; swap them or widen the range")
+        raise ToolError(f"{names[0]}: {start!r} is not before {names[1]} {end!r}; swap them or widen the range")
     return first, last
 
 

@@ -3,7 +3,7 @@
 Fields that say nothing are left unset and not sent (`exclude_unset`); null is only ever a value that is not there.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,8 +15,7 @@ from drivers.model import Quality
 from gateway.mcp.fitting import clean, evenly, first_that_fit, rounded, thinned_to_fit, with_extremes
 from gateway.mcp.times import local
 from gateway.reading import Reading
-from gateway.registry.registry import Status
-from gateway.store.types import Bucket, Buckets, Device, Point, Points, Sensor, Series, Statistics, TableInfo
+from gateway.store.types import Bucket, Buckets, Point, Points, Series, Statistics, TableInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +62,14 @@ class ReadingView(BaseModel):
     @classmethod
     def of(cls, reading: Reading, frame: Frame) -> "ReadingView":
         return cls(
-            device=reading.device,
-            sensor=reading.sensor,
-            metric=reading.metric,
+            device=clean(reading.device),
+            sensor=clean(reading.sensor),
+            metric=clean(reading.metric),
             value=rounded(reading.value),
             unit=reading.quantity.unit,
             time=frame.local(reading.time),
             age_s=frame.age_s(reading.time),
-            **_quality(reading.quality, str(reading.reason)),
+            **quality_of(reading.quality, str(reading.reason)),
         )
 
 
@@ -84,109 +83,6 @@ class LatestReadings(Answer):
             return cls(**frame.fields(), total=len(readings), readings=[ReadingView.of(r, frame) for r in some])
 
         return first_that_fit(readings, make)
-
-
-class DeviceView(BaseModel):
-    device: str
-    status: str
-    last_seen: str | None
-    age_s: float | None
-    expected_interval_s: float
-    reason: str = ""
-    since: str = ""
-    name: str = ""
-    type: str = ""
-    location: str = ""
-    model: str = ""
-    firmware: str = ""
-    source: str = ""
-
-    @classmethod
-    def of(cls, device: Device, status: Status, frame: Frame) -> "DeviceView":
-        said = {
-            "reason": "" if status.status == "online" else status.reason,
-            "since": "" if status.status == "online" else frame.local(status.since),
-            "name": device.device_name,
-            "type": device.device_type,
-            "location": " / ".join(part for part in (device.building, device.floor, device.location) if part),
-            "model": " ".join(part for part in (device.manufacturer, device.model) if part),
-            "firmware": device.firmware_version,
-            "source": device.source,
-        }
-        seen = device.last_seen
-        return cls(
-            device=device.device_id,
-            status=status.status,
-            expected_interval_s=round(status.expected_interval_s, 1),
-            last_seen=frame.local(seen) if seen else None,
-            age_s=frame.age_s(seen) if seen else None,
-            **{key: clean(text) for key, text in said.items() if text},
-        )
-
-
-class Devices(Answer):
-    devices: list[DeviceView]
-    total: int
-
-    @classmethod
-    def of(cls, devices: Sequence[Device], status: Callable[[str], Status], frame: Frame) -> "Devices":
-        def make(some: Sequence[Device]) -> "Devices":
-            views = [DeviceView.of(device, status(device.device_id), frame) for device in some]
-            return cls(**frame.fields(), total=len(devices), devices=views)
-
-        return first_that_fit(devices, make)
-
-
-class DeviceStatus(DeviceView, Answer):
-    """One device with its newest values."""
-
-    readings: list[ReadingView]
-
-    @classmethod
-    def of_device(cls, device: Device, status: Status, readings: Iterable[Reading], frame: Frame) -> "DeviceStatus":
-        view = DeviceView.of(device, status, frame).model_dump(exclude_unset=True)
-        return cls(**frame.fields(), **view, readings=[ReadingView.of(r, frame) for r in readings])
-
-
-class MetricView(BaseModel):
-    metric: str
-    unit: str
-
-
-class SensorView(BaseModel):
-    device: str
-    sensor: str
-    sensor_id: int
-    type: str
-    metrics: list[MetricView]
-    location: str = ""
-
-
-class Sensors(Answer):
-    sensors: list[SensorView]
-    total: int
-
-    @classmethod
-    def of(cls, sensors: Sequence[Sensor], series: Iterable[Series], frame: Frame) -> "Sensors":
-        metrics: dict[int, list[MetricView]] = {}
-        for one in series:
-            metrics.setdefault(one.sensor_id, []).append(MetricView(metric=one.metric, unit=one.quantity.unit))
-
-        def view(sensor: Sensor) -> SensorView:
-            place = {"location": clean(sensor.location)} if sensor.location else {}
-            return SensorView(
-                device=sensor.device_id,
-                sensor=sensor.sensor,
-                sensor_id=sensor.sensor_id,
-                type=clean(sensor.sensor_type),
-                metrics=metrics.get(sensor.sensor_id, []),
-                **place,
-            )
-
-        def make(some: Sequence[Sensor]) -> "Sensors":
-            return cls(**frame.fields(), total=len(sensors), sensors=[view(s) for s in some])
-
-        return first_that_fit(sensors, make)
 
 
 class SeriesAnswer(Answer):
@@ -226,16 +122,16 @@ class TimeSeries(SeriesAnswer):
 
     @classmethod
     def of_points(cls, series: Series, points: Points, start: datetime, end: datetime, frame: Frame) -> "TimeSeries":
-        head = _head(series, start, end, frame) | _origin(points)
+        known = head(series, start, end, frame) | origin(points)
         if points.bad:
-            head["bad_total"] = points.bad
+            known["bad_total"] = points.bad
 
         def make(some: Sequence[Point]) -> "TimeSeries":
             extra: dict[str, Any] = {}
             if any(p.quality is not Quality.GOOD for p in some):
                 extra = {"qualities": [str(p.quality) for p in some], "reasons": [str(p.reason) for p in some]}
             return cls(
-                **head,
+                **known,
                 **_count([p.time for p in some], points.total, frame),
                 values=[rounded(p.value) for p in some],
                 **extra,
@@ -254,11 +150,11 @@ class TimeSeries(SeriesAnswer):
         end: datetime,
         frame: Frame,
     ) -> "TimeSeries":
-        head = _head(series, start, end, frame) | _origin(found)
+        known = head(series, start, end, frame) | origin(found)
 
         def make(some: Sequence[Bucket]) -> "TimeSeries":
             return cls(
-                **head,
+                **known,
                 **_count([b.start for b in some], len(found.buckets), frame),
                 bucket=width,
                 n=[b.n for b in some],
@@ -279,7 +175,7 @@ class PointView(BaseModel):
     reason: str = ""
 
 
-class StatisticsAnswer(SeriesAnswer):
+class Figures(BaseModel):
     """Figures over good and uncertain values, null where there were too few; `bad` values are only counted.
     `percentiles_of` says whether those are of single readings or of means."""
 
@@ -298,35 +194,29 @@ class StatisticsAnswer(SeriesAnswer):
     first: PointView | None
     last: PointView | None
 
+    @staticmethod
+    def fields_of(figures: Statistics, frame: Frame) -> dict[str, Any]:
+        """All of them by name."""
+        numbers = ("min", "max", "mean", "stddev", "p05", "median", "p95")
+        return {name: rounded(getattr(figures, name)) for name in numbers} | {
+            "n": figures.n,
+            "good": figures.good,
+            "uncertain": figures.uncertain,
+            "bad": figures.bad,
+            "percentiles_of": figures.percentiles_of,
+            "first": _point(figures.first, frame),
+            "last": _point(figures.last, frame),
+        }
+
+
+class StatisticsAnswer(Figures, SeriesAnswer):
+    """Figures of one series over one range."""
+
     @classmethod
     def of(
         cls, series: Series, figures: Statistics, start: datetime, end: datetime, frame: Frame
     ) -> "StatisticsAnswer":
-        def point(one: Point | None) -> PointView | None:
-            if one is None:
-                return None
-            quality = _quality(one.quality, str(one.reason))
-            return PointView(
-                time=frame.local(one.time), value=rounded(one.value), age_s=frame.age_s(one.time), **quality
-            )
-
-        return cls(
-            **(_head(series, start, end, frame) | _origin(figures)),
-            n=figures.n,
-            good=figures.good,
-            uncertain=figures.uncertain,
-            bad=figures.bad,
-            first=point(figures.first),
-            last=point(figures.last),
-            min=rounded(figures.min),
-            max=rounded(figures.max),
-            mean=rounded(figures.mean),
-            stddev=rounded(figures.stddev),
-            p05=rounded(figures.p05),
-            median=rounded(figures.median),
-            p95=rounded(figures.p95),
-            percentiles_of=figures.percentiles_of,
-        )
+        return cls(**head(series, start, end, frame), **origin(figures), **cls.fields_of(figures, frame))
 
 
 class ColumnView(BaseModel):
@@ -353,22 +243,24 @@ class Schema(Answer):
         return cls(**frame.fields(), tables=[view(table) for table in tables])
 
 
-def _quality(quality: Quality, reason: str) -> dict[str, str]:
+def quality_of(quality: Quality, reason: str) -> dict[str, str]:
+    """The fields that tell it; the reason only where it is not good."""
     return {"quality": str(quality)} if quality is Quality.GOOD else {"quality": str(quality), "reason": reason}
 
 
-def _head(series: Series, start: datetime, end: datetime, frame: Frame) -> dict[str, Any]:
+def head(series: Series, start: datetime, end: datetime, frame: Frame) -> dict[str, Any]:
+    """The fields of an answer about a range of one series."""
     return frame.fields() | {
-        "device": series.device,
-        "sensor": series.sensor,
-        "metric": series.metric,
+        "device": clean(series.device),
+        "sensor": clean(series.sensor),
+        "metric": clean(series.metric),
         "unit": series.quantity.unit,
         "start": frame.local(start),
         "end": frame.local(end),
     }
 
 
-def _origin(answer: Points | Buckets | Statistics) -> dict[str, Any]:
+def origin(answer: Points | Buckets | Statistics) -> dict[str, Any]:
     minutes = answer.resolution // timedelta(minutes=1)
     return {"source": answer.source} | ({"resolution": f"{minutes} minutes"} if minutes else {})
 
@@ -381,3 +273,10 @@ def _count(times: Sequence[datetime], total: int, frame: Frame) -> dict[str, Any
         "age_s": frame.age_s(times[-1]) if times else None,
         "times": [frame.local(time) for time in times],
     }
+
+
+def _point(one: Point | None, frame: Frame) -> PointView | None:
+    if one is None:
+        return None
+    quality = quality_of(one.quality, str(one.reason))
+    return PointView(time=frame.local(one.time), value=rounded(one.value), age_s=frame.age_s(one.time), **quality)

