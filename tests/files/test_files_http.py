@@ -6,7 +6,6 @@ import random
 import subprocess
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -16,35 +15,15 @@ import pytest
 
 from gateway.store.queries import audit_rows
 from tests.files.shelf import PARTIAL, Shelf, shelf
+from tests.web.house import in_a_task
 
 CONTENT = random.Random(3).randbytes(200_000)
 ETAG = f'"{sha256(CONTENT).hexdigest()}"'
 
 
-@asynccontextmanager
-async def in_a_task_of(block: AbstractAsyncContextManager[Shelf]) -> AsyncIterator[Shelf]:
-    """The block entered and left by one task, as its group of tasks wants it; fixtures are left by another."""
-    opened: asyncio.Future[Shelf] = asyncio.get_running_loop().create_future()
-    done = asyncio.Event()
-
-    async def keep() -> None:
-        async with block as built:
-            opened.set_result(built)
-            await done.wait()
-
-    task = asyncio.create_task(keep(), name="shelf")
-    await asyncio.wait([task, opened], return_when=asyncio.FIRST_COMPLETED)
-    try:
-        if opened.done():
-            yield opened.result()
-    finally:
-        done.set()
-        await task
-
-
 @pytest.fixture
 async def home(tmp_path: Path) -> AsyncIterator[Shelf]:
-    async with in_a_task_of(shelf(tmp_path)) as built:
+    async with in_a_task(shelf(tmp_path)) as built:
         yield built
 
 
@@ -261,7 +240,7 @@ def medium(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.system
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it mounts a medium of its own")
 async def test_a_full_medium_is_said_and_what_came_is_kept(medium: Path) -> None:
-    async with in_a_task_of(shelf(medium)) as small, small.client() as http:
+    async with in_a_task(shelf(medium)) as small, small.client() as http:
         link = (await http.post("/files", headers={"upload-complete": "?0"})).headers["location"]
         full = await http.post("/files", content=bytes(290_000))
         assert (full.status_code, "make room" in full.text, small.files.count) == (507, True, 1)

@@ -5,34 +5,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from mcp import Client
 
 from drivers.model import Quality, Quantity, Reason
 from gateway.access.policy import ACTIONS
 from gateway.access.principal import Scope
 from gateway.mcp.fitting import CEILING_BYTES
 from gateway.store.keeper import Keeper, Keeping, Retention
+from tests.mcp.asking import answer, refusal
 from tests.web.house import ERAS, HandClock, House, reading
 
 pytestmark = pytest.mark.parametrize("era", ERAS)
-
-
-async def answer(client: Client, tool: str, **arguments: Any) -> Any:
-    """A tool's structured answer, after checking what every answer promises."""
-    result = await client.call_tool(tool, arguments)
-    assert not result.is_error, result.content
-    said = result.structured_content
-    assert isinstance(said, dict)
-    assert json.loads(result.content[0].text) == said  # type: ignore[union-attr]
-    assert said["now"] == "2026-11-20T13:00:00+01:00"
-    assert said["timezone"] == "Europe/Berlin"
-    return said
-
-
-async def refusal(client: Client, tool: str, **arguments: Any) -> str:
-    result = await client.call_tool(tool, arguments)
-    assert result.is_error
-    return str(result.content[0].text)  # type: ignore[union-attr]
 
 
 async def test_the_tools_are_those_of_the_policy_in_a_fixed_order(home: House, era: str) -> None:

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 import httpx2
@@ -39,6 +40,8 @@ from gateway.web.serve import Serving
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 ZONE = ZoneInfo("Europe/Berlin")
 ERAS = ("legacy", "2026-07-28")
+
+Built = TypeVar("Built")
 
 
 class HandClock:
@@ -192,9 +195,9 @@ async def house(
 
 
 @asynccontextmanager
-async def in_a_task(block: AbstractAsyncContextManager[House]) -> AsyncIterator[House]:
+async def in_a_task(block: AbstractAsyncContextManager[Built]) -> AsyncIterator[Built]:
     """The block entered and left by one task of its own, as cancel scopes want it; fixtures are left by another."""
-    opened: asyncio.Future[House] = asyncio.get_running_loop().create_future()
+    opened: asyncio.Future[Built] = asyncio.get_running_loop().create_future()
     done = asyncio.Event()
 
     async def keep() -> None:
