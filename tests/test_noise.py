@@ -22,7 +22,7 @@ from drivers.checksum import crc8_sensirion
 from drivers.errors import BadData
 from drivers.modbus import framed, parse, read_request, write_request
 from drivers.sensors import _bthome, bmp280, ess, scd30
-from gateway import control
+from gateway.control import run, socket
 from gateway.discovery import txt
 from gateway.ingest import serial_nodes, wire
 from gateway.ingest.dialects import DIALECTS
@@ -152,8 +152,8 @@ def others() -> list[Decoder]:
     answers = [b'{"ok":true,"result":{"token":"x"}}', b'{"ok":false,"error":"no"}']
     return [
         Decoder("discovery txt", lambda raw: txt.decode(properties(raw)), [strings], ()),
-        Decoder("control command", typed(control._COMMAND), commands, ValidationError),
-        Decoder("control answer", typed(control._ANSWER), answers, ValidationError),
+        Decoder("control command", typed(run.COMMAND), commands, ValidationError),
+        Decoder("control answer", typed(socket._ANSWER), answers, ValidationError),
     ]
 
 
