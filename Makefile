@@ -17,6 +17,7 @@ run: install
 test: $(VENV)/.dev
 	@./scripts/system-packages
 	@./scripts/node-tools
+	@./scripts/micropython
 	@$(BIN)/python -m pytest
 
 ## check    the fast part: format, lint, types, import contracts
@@ -31,10 +32,12 @@ bench: $(VENV)/.dev
 	@./scripts/bench-packages
 	@$(BIN)/python -m bench
 
-## soak     twenty rounds of 5,000 messages while things are killed
+## soak     twenty rounds of 5,000 messages, then 10,000 readings of the nodes' firmware, while things are killed
 soak: $(VENV)/.dev
 	@./scripts/system-packages
+	@./scripts/micropython
 	@$(BIN)/python -m bench.kill --rounds 20
+	@$(BIN)/python -m bench.nodes
 
 ## hil      our host code against the kernel's and BlueZ's own, in a virtual machine (root, x86-64)
 hil:

@@ -1,4 +1,4 @@
-"""Announce a gateway until told to stop (SIGTERM): python run_announce.py NAME GATEWAY_ID FINGERPRINT."""
+"""Announce a gateway until told to stop (SIGTERM): python run_announce.py NAME GATEWAY_ID FINGERPRINT [MQTT_PORT]."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from gateway.discovery.mdns import Announcer
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 
 
-async def main(name: str, gateway_id: str, fingerprint: str) -> None:
+async def main(name: str, gateway_id: str, fingerprint: str, mqtt_port: str | None = None) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with Announcer(
@@ -21,6 +21,7 @@ async def main(name: str, gateway_id: str, fingerprint: str) -> None:
         https_port=8443,
         version="0.1.0",
         mcp_revisions=["2025-11-25", "2026-07-28"],
+        mqtt_port=int(mqtt_port) if mqtt_port else None,
     ):
         await stop.wait()
 

