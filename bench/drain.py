@@ -44,7 +44,7 @@ def subscriber(port: int, messages: int, session: str) -> None:
 
 async def gateway(port: int, messages: int, folder: Path, measured: Callable[[], None]) -> None:
     """The gateway's own parts, composed by its own functions, on a broker that runs already."""
-    from gateway import app, core, heap, intake  # noqa: PLC0415 - the floor must not carry what it imports
+    from gateway import acting, app, asking, core, heap, intake  # noqa: PLC0415 - the floor must not carry these
     from gateway.broker import choice  # noqa: PLC0415
     from gateway.clock import SystemClock  # noqa: PLC0415
     from gateway.config import Config, Mqtt  # noqa: PLC0415
@@ -59,7 +59,9 @@ async def gateway(port: int, messages: int, folder: Path, measured: Callable[[],
         measured()
         stack.enter_context(heap.settled())
         ways = await intake.open_intake(opened, (), stack)
-        await app._endpoint(opened, ways, stack)
+        answering = await asking.open_asking(opened, stack)
+        changing = await acting.open_acting(opened, acting.Outside(), stack)
+        await app._endpoint(opened, ways, changing, answering, stack)
         counts, mqtt, done = ways.pipeline.counts, ways.mqtt, asyncio.Event()
         assert mqtt is not None
 
