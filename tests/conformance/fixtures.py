@@ -154,7 +154,8 @@ async def logging_tool(ctx: Context) -> str:
 
 async def sampling(prompt: str, ctx: Context) -> str:
     message = types.SamplingMessage(role="user", content=TextContent(type="text", text=prompt))
-    said = await ctx.session.create_message(messages=[message], max_tokens=100)
+    # On the stream of this call: a stream of its own is open only once the client got round to it.
+    said = await ctx.session.create_message(messages=[message], max_tokens=100, related_request_id=ctx.request_id)
     return f"LLM response: {getattr(said.content, 'text', '')}"
 
 
