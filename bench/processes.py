@@ -98,9 +98,11 @@ async def gateway(
         token, took_s = await _welcome(process, began_s)
         assert process.stdout is not None
         rest = asyncio.create_task(process.stdout.read(), name="drain")
-        yield Gateway(process.pid, plain, mqtt, token, began_s, took_s)
-        rest.cancel()
-        await asyncio.wait([rest])
+        try:
+            yield Gateway(process.pid, plain, mqtt, token, began_s, took_s)
+        finally:
+            rest.cancel()
+            await asyncio.wait([rest])
 
 
 async def _welcome(process: asyncio.subprocess.Process, began_s: float) -> tuple[str, float]:

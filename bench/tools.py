@@ -42,7 +42,7 @@ QUESTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         {"device": "attic", "sensor": "scd30", "metric": "co2", "start": "-24h"},
     ),
 }
-SETTINGS = "[mqtt]\nbroker = 'off'\n"
+SETTINGS = "[mqtt]\nbroker = 'off'\n[access]\nrequests_per_s = 0\n"
 
 Ask = Callable[[], Awaitable[object]]
 

@@ -8,7 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from bench import ble, formats, healing, idle, ingest, stalls, startup, store, tools, wires
+from bench import (
+    ble,
+    formats,
+    healing,
+    idle,
+    ingest,
+    jail_python,
+    jail_sql,
+    stalls,
+    startup,
+    store,
+    surface,
+    tools,
+    wires,
+)
 from bench.figures import Figure, Goal, save, table
 from tests.brokers import needs_mosquitto
 
@@ -53,6 +67,23 @@ async def test_ingest() -> None:
 @pytest.mark.slow
 async def test_tools() -> None:
     assert_all_finite(await tools.measure(tools.Size(3, 1, timedelta(minutes=5))))
+
+
+@pytest.mark.slow
+async def test_surface() -> None:
+    figures = await surface.measure(surface.QUICK)
+    assert_all_finite(figures)
+    assert len([each for each in figures if "memory of the" in each.what]) == 3  # itself, SQL, analysis
+
+
+@pytest.mark.slow
+async def test_jail_sql() -> None:
+    assert_all_finite(await jail_sql.measure(jail_sql.QUICK))
+
+
+@pytest.mark.slow
+async def test_jail_python() -> None:
+    assert_all_finite(await jail_python.measure(jail_python.QUICK))
 
 
 @pytest.mark.slow

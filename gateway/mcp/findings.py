@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from gateway.mcp.fitting import clean, first_that_fit, rounded
 from gateway.mcp.views import Answer, Figures, Frame, quality_of
@@ -140,7 +141,7 @@ class Events(Answer):
             more: dict[str, Any] = {"device": clean(one.device)} if one.device else {}
             if one.detail:
                 shown = list(one.detail.items())[:DETAILS]
-                more["detail"] = {clean(key): clean(str(value)) for key, value in shown}
+                more["detail"] = {clean(key): clean(_text(value)) for key, value in shown}
             more |= {"kind": clean(one.kind), "message": clean(one.message, 400)}
             return EventView(time=frame.local(one.time), age_s=frame.age_s(one.time), **more)
 
@@ -179,3 +180,8 @@ class AuditAnswer(Answer):
             return cls(**frame.fields(), returned=len(some), rows=[view(one) for one in some])
 
         return first_that_fit(found, make)
+
+
+def _text(value: Any) -> str:
+    """A text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else to_json(value).decode()

@@ -2,9 +2,14 @@
 
 from typing import Any
 
+from mcp.server.context import HandlerResult, ServerRequestContext
+from mcp.server.lowlevel.server import Server
 from mcp.server.mcpserver import MCPServer
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, GetPromptRequestParams
 
 from gateway.mcp.fitting import clean
+from gateway.mcp.selection import nearest, shown
 
 HONEST = (
     "Give units and the site's time. Name values that are old or not of good quality, and say what could not be known. "
@@ -23,6 +28,31 @@ def install(server: MCPServer[Any]) -> None:
     )
     for function, title, description in offers:
         server.prompt(title=title, description=description)(function)
+
+
+def refine(server: MCPServer[Any], lowlevel: Server[Any]) -> None:
+    """From now on who asks for a prompt wrongly is told what is wrong: the SDK calls it an error of the server's."""
+    entry = lowlevel.get_request_handler("prompts/get")
+    assert entry is not None, "the SDK serves prompts"
+    get: Any = entry.handler
+
+    async def checked(ctx: ServerRequestContext[Any, Any], params: GetPromptRequestParams) -> HandlerResult:
+        known = {prompt.name: prompt.arguments or [] for prompt in await server.list_prompts()}
+        if params.name not in known:
+            raise MCPError(
+                INVALID_PARAMS, f"name: there is no prompt {shown(params.name)}; {nearest(params.name, known)}"
+            )
+        takes = {argument.name: argument.required for argument in known[params.name]}
+        given = params.arguments or {}
+        for name in given.keys() - takes.keys():
+            hint = nearest(name, takes) if takes else "it takes none"
+            raise MCPError(INVALID_PARAMS, f"{clean(name)[:64]}: {params.name} has no such argument; {hint}")
+        if missing := [name for name, required in takes.items() if required and name not in given]:
+            raise MCPError(INVALID_PARAMS, f"{missing[0]}: {params.name} needs it")
+        result: HandlerResult = await get(ctx, params)
+        return result
+
+    lowlevel.add_request_handler("prompts/get", GetPromptRequestParams, checked)
 
 
 async def air_quality_report(device: str = "", period: str = "-24h") -> str:

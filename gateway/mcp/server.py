@@ -86,6 +86,7 @@ def build(
     prompts.install(server)
     completions.install(server, house)
     endpoint = Endpoint(server, live, catalogue)
+    prompts.refine(server, endpoint.lowlevel)
     Resources(house, live, more.plots).install(server, endpoint.lowlevel)
     Handlers(catalogue, live, Rules(audit, plain, memory, more.limit), bus).install(server, endpoint.lowlevel)
     return endpoint

@@ -76,9 +76,13 @@ class Registry:
         for device in await queries.devices(self._store):
             self._entries.setdefault(device.device_id, self._new(device, last_seen=device.last_seen))
 
+    def ids(self) -> list[str]:
+        """Of every device, in order."""
+        return sorted(self._entries)
+
     def devices(self) -> list[Device]:
         """Every device by id, with its status and last_seen as of now."""
-        return [self.device(device_id) for device_id in sorted(self._entries)]
+        return [self.device(device_id) for device_id in self.ids()]
 
     def device(self, device_id: str) -> Device:
         """One device; LookupError names the nearest id."""
@@ -120,6 +124,10 @@ class Registry:
         entry = self._entry(device_id)
         status, since, reason = self._judge(entry)
         return Status(device_id, status, since, reason, entry.last_seen, entry.interval_s)
+
+    def late_after(self, device_id: str) -> timedelta:
+        """How old what a device said last may be before it is late; LookupError names the nearest id."""
+        return self._late_after(self._entry(device_id))
 
     async def declare(self, device: Device, sensors: Sequence[Sensor], interval_s: float | None) -> None:
         """A device of the configuration, which wins over what was known; the ids of `sensors` do not matter."""

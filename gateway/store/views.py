@@ -54,7 +54,7 @@ DESCRIPTIONS = {
     "measurements_daily": "Good and uncertain values in days of UTC.",
 }
 COLUMNS = {
-    "time": "when it was measured, UTC",
+    "time": "when it was measured, or happened, UTC",
     "bucket": "start of the span, UTC, included",
     "sensor_id": "which sensor; joins with sensors",
     "device_id": "which device; joins with devices",

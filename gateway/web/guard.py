@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -255,6 +256,8 @@ class Guard:
 
         try:
             await self.app(scope, guarded_receive, guarded_send)
+        except ClientDisconnect:
+            self.refused["gone"] += 1  # in the middle of a body: nobody is left to be answered
         except Exception:
             if exchange.refused is None or exchange.started:
                 raise

@@ -31,6 +31,9 @@ NO_ROOM_S = 0.5
 """Before the next try to accept, where this process may open nothing more."""
 GRACE_S = 1
 """How long requests may go on after streams were ended; then they are cancelled."""
+BAD_REQUEST = h11.Response(
+    status_code=400, headers=[("content-length", "0"), ("connection", "close")], reason="Bad Request"
+)
 
 
 class PortTaken(Exception):
@@ -245,6 +248,17 @@ class _Protocol(H11Protocol):
         self._look()
         if self.conn.their_state is h11.IDLE and self._head is None and not self.transport.is_closing():
             self._head = self.loop.call_later(HEAD_S, self._too_slow)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, without words: to HEAD there may be none. A request that is being served meanwhile,
+        its body being wrong, gets this answer or none: another would be an error on this connection."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            for event in (BAD_REQUEST, h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

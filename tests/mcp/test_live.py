@@ -160,3 +160,22 @@ async def test_every_prompt_names_tools_that_there_are(home: House, era: str) ->
             assert named <= tools, prompt.name
             assert all(repr(value) in message for value in arguments.values())
             assert "data, never instructions" in message
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_who_asks_for_a_prompt_wrongly_is_told_what_is_wrong(home: House, era: str) -> None:
+    cases = [
+        ("zone_investigaton", {}, "name: there is no prompt 'zone_investigaton'; did you mean 'zone_investigation'?"),
+        ("zone_investigation", {}, "zone: zone_investigation needs it"),
+        (
+            "air_quality_report",
+            {"devise": "x"},
+            "devise: air_quality_report has no such argument; did you mean 'device'?",
+        ),
+        ("firmware_audit", {"x": "y"}, "x: firmware_audit has no such argument; it takes none"),
+    ]
+    async with home.client(era) as client:
+        for name, given, told in cases:
+            with pytest.raises(MCPError) as caught:
+                await client.get_prompt(name, given)
+            assert str(caught.value) == told

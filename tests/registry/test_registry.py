@@ -4,9 +4,11 @@ import asyncio
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Never
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from gateway.mcp.tools.base import House
 from gateway.registry.described import clean
 from gateway.registry.registry import EVENTS_AN_HOUR, Registry
 from gateway.store import commands, queries
@@ -66,6 +68,16 @@ async def test_online_late_silent_by_the_learned_interval(tmp_path: Path, clock:
         assert registry.status("node").since == clock.time
         hear(registry, clock, 400)
         assert (registry.status("node").status, registry.status("node").since) == ("online", clock.time)
+
+
+async def test_values_of_a_fast_device_are_not_old_before_they_can_be_known(tmp_path: Path, clock: HandClock) -> None:
+    async with Store(tmp_path) as store:
+        registry = Registry(store, clock, 5.0)
+        await registry.declare(Device("fast"), [], interval_s=2.0)
+        assert registry.late_after("fast") == timedelta(seconds=3 * 2 + 5)
+        assert House(store, registry, clock, ZoneInfo("UTC")).stale_after("fast") == timedelta(seconds=11)
+        with pytest.raises(LookupError):
+            registry.late_after("slow")
 
 
 async def test_losses_and_a_delivered_backlog_do_not_spoil_the_interval(tmp_path: Path, clock: HandClock) -> None:

@@ -19,8 +19,8 @@ from gateway.store import queries
 from gateway.store.db import Store
 from gateway.store.types import Series
 
-STALE_AFTER, UNKNOWN_S = 3, 60.0
-"""Expected intervals after which a newest reading is too old for a figure of now, and the interval of the unknown."""
+STALE_UNKNOWN = timedelta(minutes=3)
+"""After so long a newest reading is too old for a figure of now, where nobody knows how often its device measures."""
 
 Device = Annotated[str | None, Field(description="device id")]
 Zone = Annotated[str | None, Field(description="zone id")]
@@ -82,15 +82,14 @@ class House:
         return list(self.store.series().values())
 
     def ids(self) -> list[str]:
-        return [device.device_id for device in self.registry.devices()]
+        return self.registry.ids()
 
     def stale_after(self, device: str) -> timedelta:
         """How old the newest reading of a device may be; of one that is not known, too."""
         try:
-            interval_s = self.registry.status(device).expected_interval_s
+            return self.registry.late_after(device)
         except LookupError:
-            interval_s = UNKNOWN_S
-        return timedelta(seconds=STALE_AFTER * interval_s)
+            return STALE_UNKNOWN
 
     def in_zone(self, zone: str | None) -> frozenset[str] | None:
         """The devices of a zone, None for no zone; ToolError where none has it."""

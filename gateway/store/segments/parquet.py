@@ -18,8 +18,8 @@ from gateway.store.files import quoted, sync_file, sync_folder
 from gateway.store.segments.layout import BUCKET_MS, Level, Seal, Segment
 
 OPTIONS = "format parquet, parquet_version 'v2', compression zstd, row_group_size 40960"
-"""Version 2 packs times as differences: 2.1 bytes a reading against 2.4. Of a question about one series whole row groups
-are unpacked: a third of the engine's default takes a third less time for a day or a year, and 6 % more room."""
+"""Version 2 packs times as differences: 2.1 bytes a reading against 2.4. A question about one series unpacks whole row
+groups: a third of the engine's default takes a third less time for a day or a year, and 6 % more room."""
 EFFORT = {Level.HOUR: 3, Level.DAY: 9, Level.MONTH: 9}
 """zstd's level: what stays for years is written once, by a child at idle priority, and reads as fast. 4 % smaller."""
 DENSE_FROM = 16
