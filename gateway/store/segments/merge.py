@@ -4,10 +4,8 @@
 wrote, one segment a line. Nothing it writes counts before the gateway lists it.
 """
 
-import ctypes
 import json
 import os
-import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -16,15 +14,13 @@ from typing import Any
 
 import duckdb
 
-from gateway.child import die_with_parent
+from gateway.child import die_with_parent, yield_the_medium
 from gateway.store.segments import parquet
 from gateway.store.segments.layout import ANCESTORS, Level, Seal, Segment, minimal
 from gateway.store.segments.parquet import Draft
 
 PART_ROWS = 1_000_000
 """A month of more rows becomes several files by series, so that sorting one fits into memory."""
-IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "armv7l": 314, "armv6l": 314}
-IOPRIO_IDLE = 3 << 13  # <linux/ioprio.h>, IOPRIO_CLASS_IDLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +152,7 @@ def _list(numbers: Iterable[int]) -> str:
 def _step_back() -> None:
     """Whatever else wants the processor or the medium goes first."""
     os.nice(19)
-    call = IOPRIO_SET.get(platform.machine())
-    if call is not None:
-        ctypes.CDLL(None).syscall(call, 1, 0, IOPRIO_IDLE)  # 1: IOPRIO_WHO_PROCESS
+    yield_the_medium()
 
 
 def main() -> int:
