@@ -15,7 +15,7 @@ from drivers.model import Quality
 from gateway.mcp.fitting import clean, evenly, first_that_fit, rounded, thinned_to_fit, with_extremes
 from gateway.mcp.times import local
 from gateway.reading import Reading
-from gateway.store.types import Bucket, Buckets, Point, Points, Series, Statistics, TableInfo
+from gateway.store.types import Buckets, Point, Points, Series, Statistics, TableInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +79,10 @@ class LatestReadings(Answer):
 
     @classmethod
     def of(cls, readings: Sequence[Reading], frame: Frame) -> "LatestReadings":
-        def make(some: Sequence[Reading]) -> "LatestReadings":
-            return cls(**frame.fields(), total=len(readings), readings=[ReadingView.of(r, frame) for r in some])
+        def make(some: Sequence[ReadingView]) -> "LatestReadings":
+            return cls(**frame.fields(), total=len(readings), readings=list(some))
 
-        return first_that_fit(readings, make)
+        return first_that_fit([ReadingView.of(each, frame) for each in readings], make)
 
 
 class SeriesAnswer(Answer):
@@ -133,6 +133,7 @@ class TimeSeries(SeriesAnswer):
             return cls(
                 **known,
                 **_count([p.time for p in some], points.total, frame),
+                times=[frame.local(p.time) for p in some],
                 values=[rounded(p.value) for p in some],
                 **extra,
             )
@@ -151,20 +152,21 @@ class TimeSeries(SeriesAnswer):
         frame: Frame,
     ) -> "TimeSeries":
         known = head(series, start, end, frame) | origin(found)
+        columns: dict[str, list[Any]] = {  # written once, however often the view is made until it fits
+            "times": [frame.local(b.start) for b in found.buckets],
+            "n": [b.n for b in found.buckets],
+            "min": [rounded(b.min) for b in found.buckets],
+            "mean": [rounded(b.mean) for b in found.buckets],
+            "max": [rounded(b.max) for b in found.buckets],
+            "bad": [b.bad for b in found.buckets],
+        }
 
-        def make(some: Sequence[Bucket]) -> "TimeSeries":
-            return cls(
-                **known,
-                **_count([b.start for b in some], len(found.buckets), frame),
-                bucket=width,
-                n=[b.n for b in some],
-                min=[rounded(b.min) for b in some],
-                mean=[rounded(b.mean) for b in some],
-                max=[rounded(b.max) for b in some],
-                bad=[b.bad for b in some],
-            )
+        def make(some: Sequence[int]) -> "TimeSeries":
+            chosen: dict[str, Any] = {name: [column[at] for at in some] for name, column in columns.items()}
+            count = _count([found.buckets[at].start for at in some], len(found.buckets), frame)
+            return cls(**known, **count, bucket=width, **chosen)
 
-        return thinned_to_fit(found.buckets, make, evenly)
+        return thinned_to_fit(range(len(found.buckets)), make, evenly)
 
 
 class PointView(BaseModel):
@@ -271,7 +273,6 @@ def _count(times: Sequence[datetime], total: int, frame: Frame) -> dict[str, Any
         "returned": len(times),
         "downsampled": len(times) < total,
         "age_s": frame.age_s(times[-1]) if times else None,
-        "times": [frame.local(time) for time in times],
     }
 
 

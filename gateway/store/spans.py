@@ -7,7 +7,7 @@ Spans are kept as runs of equal ones, so that arithmetic tells the span of a mom
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import groupby, pairwise
 from zoneinfo import ZoneInfo
 
 from gateway.store import codes
@@ -124,9 +124,7 @@ def _offset(ms: int, zone: ZoneInfo) -> int:
 
 def _runs(edges: Sequence[int]) -> Spans:
     runs: list[Run] = []
-    for start_ms, end_ms in pairwise(edges):
-        if runs and runs[-1].width_ms == end_ms - start_ms:
-            runs[-1] = Run(runs[-1].start_ms, runs[-1].width_ms, runs[-1].count + 1)
-        else:
-            runs.append(Run(start_ms, end_ms - start_ms, 1))
+    for width_ms, some in groupby(pairwise(edges), key=lambda pair: pair[1] - pair[0]):
+        (start_ms, _), *more = some
+        runs.append(Run(start_ms, width_ms, 1 + len(more)))
     return tuple(runs)

@@ -16,7 +16,7 @@ from drivers.model import Quality, Quantity
 from gateway.store import codes, queries
 from gateway.store.db import Store
 from gateway.store.keeper import Keeper, Keeping, Retention
-from gateway.store.queries import pieces
+from gateway.store.queries import few, pieces
 from gateway.store.segments import parquet
 from gateway.store.segments.layout import BUCKET_MS
 from tests.store.builders import T0, local, reading
@@ -47,6 +47,14 @@ def rollups(request: pytest.FixtureRequest) -> Iterator[bool]:
         if rolls:
             patch.setattr(pieces, "AT_ONCE", 0)
         yield rolls
+
+
+@pytest.fixture(autouse=True, params=[few.FEW, -1], ids=["python", "sql"])
+def ways(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Of readings that were fetched, and by SQL."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(few, "FEW", request.param)
+        yield
 
 
 def message(device: str, ms: int, value: float, quality: Quality = Quality.GOOD) -> object:

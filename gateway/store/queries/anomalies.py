@@ -1,13 +1,16 @@
 """Values that stand out: far from what is usual for their series, or beyond a limit."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from drivers.model import Quantity
 from gateway.store import codes
 from gateway.store.db import Store
-from gateway.store.queries.pieces import AT_ONCE, about, bounds, cells, known, pieces
+from gateway.store.queries.few import Row, Used, few, halves, used
+from gateway.store.queries.pieces import AT_ONCE, Ids, Pieces, about, bounds, cells, known, pieces
 from gateway.store.segments.view import View
 from gateway.store.types import Anomalies, Hit, Series
 
@@ -55,6 +58,18 @@ class Limits(NamedTuple):
     above: float | None
     below: float | None
 
+    def stands_out(self, value: float, score: float) -> bool:
+        """Whether this is a hit."""
+        return (
+            (self.deviations is not None and abs(score) >= self.deviations)
+            or (self.above is not None and value > self.above)
+            or (self.below is not None and value < self.below)
+        )
+
+
+Outlier = tuple[int, int, float, float, float, int]
+"""Series, milliseconds, value, score, median, quality byte."""
+
 
 async def anomalies(
     store: Store,
@@ -78,26 +93,59 @@ async def anomalies(
 
     def ask(view: View) -> Anomalies:
         of = pieces(view, ids, within)
-        noise = [NOISE.get(each.quantity, 0.0) for each in chosen.values()]
-        few = of.rolled is not None or about(view, ids, within) <= IN_MEMORY
-        query = _worst(cells(view, ids, of, merge=True), limits, limit, rolled=of.rolled is not None, few=few)
-        rows = view.db.execute(query, [list(chosen), noise]).fetchall()
-        hits = tuple(_hit(chosen[row[0]], limits, row[:6]) for row in rows)
-        return Anomalies(hits, rows[0][6] if rows else 0, of.source, of.of_times)
+        noise = {each.series_id: NOISE.get(each.quantity, 0.0) for each in chosen.values()}
+        readings = few(view, ids, of)
+        if readings is not None:
+            found, total = _by_hand(readings, noise, limits)
+        else:
+            query = _by_sql(view, ids, of, limits, limit)
+            rows = view.db.execute(query, [list(noise), list(noise.values())]).fetchall()
+            found, total = [row[:6] for row in rows], rows[0][6] if rows else 0
+        hits = tuple(_hit(chosen[row[0]], limits, row) for row in found[:limit])
+        return Anomalies(hits, total, of.source, of.of_times)
 
     return await store.ask(ask)
 
 
-def _worst(found: str, limits: Limits, limit: int, *, rolled: bool, few: bool) -> str:
+def _by_hand(rows: Sequence[Row], noise: Mapping[int, float], limits: Limits) -> tuple[list[Outlier], int]:
+    """Those of few readings, the worst first, and how many they are."""
+    found: list[Outlier] = []
+    for series_id, inside in groupby(rows, key=itemgetter(0)):
+        usable = used(inside)
+        if usable and series_id in noise:
+            found += _outliers(usable, noise[series_id], limits)
+    return sorted(found, key=lambda row: (-abs(row[3]), row[0], row[2], row[1], row[5])), len(found)
+
+
+def _outliers(rows: Sequence[Used], noise: float, limits: Limits) -> Iterable[Outlier]:
+    """Those of one series."""
+    values = sorted(row[2] for row in rows)
+    median = halves(values)
+    distances = sorted(abs(value - median) for value in values)
+    usual = max(MAD_TO_SIGMA * halves(distances), noise) or MEAN_TO_SIGMA * (sum(distances) / len(distances))
+
+    def score(value: float) -> float:
+        return (value - median) / usual if usual else 0.0
+
+    if any(limits.stands_out(value, score(value)) for value in (values[0], values[-1])):
+        for series_id, ms, value, quality in rows:
+            if limits.stands_out(value, score(value)):
+                yield series_id, ms, value, score(value), median, quality
+
+
+def _by_sql(view: View, ids: Ids, of: Pieces, limits: Limits, limit: int) -> str:
+    """The question about any number of readings, and about rollups."""
+    found = cells(view, ids, of, merge=True)
+    kept = of.rolled is not None or about(view, ids, of.raw[0]) <= IN_MEMORY
     values, middle = f"select series_id, ms, lo as x, q from {found} where n > 0", "from v"  # noqa: S608
-    if rolled:
+    if of.rolled is not None:
         extremes = "unnest(case when lo < hi then [lo, hi] else [lo] end)"
         values = f"select series_id, ms, {extremes} as x, q from {found} where n > 0"  # noqa: S608
         middle = f"select series_id, sum / n as x, count(*) as k from {found} where n > 0 group by series_id, x"  # noqa: S608
     terms = ["abs(score) >= {deviations!r}", "x > {above!r}", "x < {below!r}"]
     asked = [term.format(**limits._asdict()) for term, value in zip(terms, limits, strict=True) if value is not None]
     return _WORST.format(
-        kept="materialized" if few else "not materialized",
+        kept="materialized" if kept else "not materialized",
         values=values,
         middle=middle,
         half=_HALF,
@@ -108,7 +156,7 @@ def _worst(found: str, limits: Limits, limit: int, *, rolled: bool, few: bool) -
     )
 
 
-def _hit(series: Series, limits: Limits, row: tuple[int, int, float, float, float, int]) -> Hit:
+def _hit(series: Series, limits: Limits, row: Outlier) -> Hit:
     series_id, ms, value, score, median, quality = row
     unit = series.quantity.unit
     why = []

@@ -1,13 +1,15 @@
 """The course of a series: its readings, thinned so that peaks survive, or in spans."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from math import inf
+from operator import itemgetter
 from zoneinfo import ZoneInfo
 
 from gateway.store import codes, spans
 from gateway.store.codes import USABLE_BELOW
 from gateway.store.db import Store
+from gateway.store.queries.few import Row, few, used
 from gateway.store.queries.pieces import Ids, Pieces, about, bounds, cells, known, pieces, point
 from gateway.store.segments.layout import BUCKET_MS
 from gateway.store.segments.view import View
@@ -19,6 +21,7 @@ MS = timedelta(milliseconds=1)
 COARSE = 4
 """Rollups may stand in for readings where a span of the answer is at least so many of them long."""
 
+_value = itemgetter(2)
 _READINGS = "select epoch_ms(ts), value, quality from {raw} order by ts, value nulls first, quality limit {most} + 1"
 # The first and the last (1), and of spans of equal length between them the smallest and the largest, or one that says
 # that nothing was usable (0).
@@ -58,6 +61,9 @@ async def points(store: Store, series_id: int, start: datetime, end: datetime, m
 
     def ask(view: View) -> Points:
         of = pieces(view, ids, within, None if is_long else inf)
+        rows = few(view, ids, of)
+        if rows is not None:
+            return _of_few(rows, of, max_points)
         whole = None
         if of.rolled is None and about(view, ids, within) < 2 * max_points:
             whole = _whole(view, ids, of, max_points)
@@ -126,6 +132,27 @@ def _check(width: timedelta, count: int) -> None:
         raise ValueError(
             f"width {width} gives more than {MAX_BUCKETS} buckets: take wider ones, or less time or series"
         )
+
+
+def _of_few(rows: Sequence[Row], of: Pieces, most: int) -> Points:
+    """Few readings, thinned as by _THINNED where there are more than so many."""
+    bad = len(rows) - len(used(rows))
+    kept = rows if len(rows) <= most else _peaks(rows, (most - 2) // 2)
+    return Points(tuple(point(*row[1:]) for row in kept), len(rows), bad, of.source, of.of_times)
+
+
+def _peaks(rows: Sequence[Row], parts: int) -> Sequence[Row]:
+    """The first, the last, and of so many spans of equal length the smallest and the largest usable one, or the first
+    where none is usable."""
+    first_ms, length_ms = rows[0][1], max(rows[-1][1] - rows[0][1], 1)
+    inside: dict[int, list[Row]] = {}
+    for row in rows if parts else ():
+        inside.setdefault(min((row[1] - first_ms) * parts // length_ms, parts - 1), []).append(row)
+    kept = {rows[0], rows[-1]}
+    for some in inside.values():
+        usable = used(some)
+        kept |= {min(usable, key=_value), max(usable, key=_value)} if usable else {some[0]}
+    return sorted(kept, key=lambda row: _order(row[1:]))
 
 
 def _whole(view: View, ids: Ids, of: Pieces, most: int) -> Points | None:

@@ -1,9 +1,13 @@
 """How often a series speaks, and when it did not."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
+from statistics import median_low
 
 from gateway.store import codes
 from gateway.store.db import Store
+from gateway.store.queries.few import Row
 from gateway.store.queries.pieces import Range, bounds, cells, known, pieces
 from gateway.store.segments.view import View
 from gateway.store.types import Silence, Silences
@@ -65,6 +69,12 @@ def usual_interval(view: View, series_id: int, within: Range) -> timedelta | Non
     query = f"{_INTERVAL} select interval_ms from i"  # noqa: S608
     rows = view.db.execute(query.format(cells=cells(view, [series_id], of, merge=True))).fetchall()
     return _span(rows[0][0])
+
+
+def interval_of(rows: Sequence[Row]) -> timedelta | None:
+    """The same of few readings of one series, which are in order."""
+    steps = [after - before for before, after in pairwise(row[1] for row in rows) if after > before]
+    return _span(median_low(steps) if steps else None)
 
 
 def _span(ms: float | None) -> timedelta | None:
