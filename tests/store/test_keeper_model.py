@@ -120,12 +120,17 @@ class Housekeeping(RuleBasedStateMachine):
 
     @rule()
     def compact(self) -> None:
+        """A merge leaves out what has expired by then, as `expire` does."""
         self.runner.run(self.keeper.compact())
+        self.let_go()
 
     @rule()
     def expire(self) -> None:
-        """What went is what lay in segments wholly older than its days: the model asks which, and checks the rule."""
         self.runner.run(self.keeper.expire())
+        self.let_go()
+
+    def let_go(self) -> None:
+        """What went is what lay in segments wholly older than its days: the model asks which, and checks the rule."""
         limit_ms = codes.to_ms(self.clock.at) - RAW_DAYS * 86_400_000
         left = {(row[1], row[2]) for row in self.found() if row[0] == "den"}
         gone = [row for row in self.kept if row[0] == "den" and (row[1], row[2]) not in left]
