@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ANALYSIS ?= yes
 
-.PHONY: help run test check bench soak install lock image hil
+.PHONY: help run test check bench soak install lock image hil firmware
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -38,6 +38,10 @@ soak: $(VENV)/.dev
 	@./scripts/micropython
 	@$(BIN)/python -m bench.kill --rounds 20
 	@$(BIN)/python -m bench.nodes
+
+## firmware the ESP32 node's program as a signed bundle in build/firmware (ARGS="--source", "--help")
+firmware: $(VENV)/.dev
+	@$(BIN)/python scripts/firmware $(ARGS)
 
 ## hil      our host code against the kernel's and BlueZ's own, in a virtual machine (root, x86-64)
 hil:

@@ -29,9 +29,11 @@ NAMES = (
     "stalls",
     "formats",
     "killing",
+    "fleet",
+    "logins",
 )
 """Idle first: the others import libraries here whose pages would then be shared with the gateway that is weighed."""
-OPTIONS = {"history": "rows", "bytes": "minutes"}
+OPTIONS = {"history": "rows", "bytes": "minutes", "fleet": "minutes"}
 """What of a benchmark's size can be said here."""
 ENDS_WITHIN_S = 1800.0
 """Unless a benchmark has an ENDS_WITHIN_S of its own."""
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(NAMES)} (default: all)")
     parser.add_argument("--rows", type=int, help="readings of the year that history is about")
-    parser.add_argument("--minutes", type=float, help="how long bytes counts")
+    parser.add_argument("--minutes", type=float, help="how long bytes counts, and fleet each load")
     parser.add_argument("--quick", action="store_true", help="small numbers: whether it runs, not how fast it is")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(NAMES):

@@ -93,6 +93,11 @@ class Appliance:
         self._bereaved: set[int] = set()
         self._stopping = False
 
+    @property
+    def pid(self) -> int:
+        """Of the gateway that runs, or ran last; -1 before the first start."""
+        return self._process.pid if self._process else -1
+
     async def run(self) -> None:
         """Start it again and again until `stop`."""
         while not self._stopping and len(self._outcome.faults) < MAX_FAULTS:

@@ -5,11 +5,18 @@ import binascii
 import json
 import os
 import shutil
+import signal
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
+
+from gateway.ingest import wire
+from gateway.nodes.boots import Boots
+from gateway.nodes.commander import Commander
+from gateway.nodes.orders import Codec, Orders
 
 ROOT = Path(__file__).parent.parent
 INTERPRETER = ROOT / ".cache" / "micropython" / "bin" / "micropython"
@@ -17,6 +24,8 @@ FIRMWARE = ROOT / "firmware"
 HERE = ROOT / "tests" / "firmware"
 RESET = 42
 """Exit code of machine.reset() in the stubs."""
+BITTEN = -signal.SIGALRM
+"""Exit code where the watchdog of the stubs bit."""
 
 Held = tuple[str, int, str, Mapping[str, float]]
 """A record in a board's flash: boot, number, sensor, value."""
@@ -40,7 +49,7 @@ class Board:
         interpreter: Path = INTERPRETER,
     ) -> None:
         self.folder = folder
-        self.device = str(config["device"])
+        self.device, self.key = str(config["device"]), str(config.get("key") or "")
         folders = [*path, *([HERE / "fast"] if speed > 1 else []), HERE / "stubs", ".frozen"]
         more = {"MICROPYPATH": ":".join(map(str, folders)), "SPEED": str(speed), "RESET_CAUSE": "1"}
         self._environment = {**os.environ, **more, **(environment or {})}
@@ -84,6 +93,9 @@ class Board:
             if code == RESET:
                 self.resets += 1
                 self._environment["RESET_CAUSE"] = "5"
+            elif code == BITTEN:
+                self.resets += 1
+                self._environment["RESET_CAUSE"] = "3"
             elif code != -9:
                 self.crashes.append(code)
                 return
@@ -103,6 +115,14 @@ class Board:
             self.kills += 1
             self._environment["RESET_CAUSE"] = "1"
 
+    def pause(self) -> None:
+        """Let it stand still until `resume`: it keeps its connections and says nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
     @property
     def pid(self) -> int:
         """Of the running process."""
@@ -112,6 +132,13 @@ class Board:
     def held(self) -> list[Held]:
         """What lies in its flash; a parser of its own, so that the firmware's cannot hide its mistakes."""
         return held(self.folder / "ring")
+
+
+def orders(host: str, port: int, key: Callable[[str], bytes | None]) -> Orders:
+    """Commands to boards by the gateway's own way."""
+    commander = Commander(host, port)
+    codec = Codec(wire.encode_command, wire.decode_result, wire.decode_refusal)
+    return Orders(codec, lambda _device: commander.exchange, key, Boots(), lambda: int(time.time() * 1000))
 
 
 def flash(folder: Path) -> None:

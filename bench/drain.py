@@ -53,7 +53,7 @@ async def gateway(port: int, messages: int, folder: Path, measured: Callable[[],
     # With mosquitto's window, as where it is a child: only starting one is left out.
     mosquitto = replace(choice.choose("mosquitto"), kind=choice.BrokerKind.EXTERNAL)
     choice.choose = lambda kind: mosquitto
-    config = Config(mqtt=Mqtt(host="127.0.0.1", port=port, client_id="gateway"))
+    config = Config(mqtt=Mqtt(host="127.0.0.1", port=port, client_id="gateway", device_messages_per_s=0))
     async with AsyncExitStack() as stack:
         opened = await core.open_core(config, folder, SystemClock(), stack)
         measured()
@@ -65,11 +65,12 @@ async def gateway(port: int, messages: int, folder: Path, measured: Callable[[],
         counts, mqtt, done = ways.pipeline.counts, ways.mqtt, asyncio.Event()
         assert mqtt is not None
 
-        async def committed(_commit: Commit) -> None:
+        async def committed(_commit: Commit | None) -> None:
             if counts.stored + counts.duplicates >= messages * READINGS_A_MESSAGE:
                 done.set()
 
         ways.pipeline.listen(committed)
+        await committed(None)  # a short queue may have been committed while the rest was composed
         async with asyncio.timeout(WITHIN_S):
             while not done.is_set():
                 await asyncio.sleep(LOOK_EVERY_S)

@@ -22,6 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from bench.figures import Figure, Goal
 from bench.processes import free_ports, output_of
+from gateway.broker.config import Doors
 from gateway.broker.mosquitto import mosquitto
 from gateway.ingest.wire import SUBSCRIPTIONS
 from gateway.nodes.simulated import room
@@ -74,7 +75,7 @@ async def drain(form: str, messages: int, ways: tuple[str, ...] = WAYS) -> dict[
     found = {}
     with TemporaryDirectory() as text:
         folder = Path(text)
-        async with mosquitto("127.0.0.1", port, folder / "broker"):
+        async with mosquitto(lambda: Doors("127.0.0.1", port), folder / "broker"):
             await asyncio.to_thread(fill, port, form, messages, ways)
             for way in ways:
                 numbers = ("--port", str(port), "--messages", str(messages), "--data", str(folder / way))

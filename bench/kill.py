@@ -32,6 +32,7 @@ from bench.appliance import (
     low_ports,
 )
 from bench.processes import GATEWAY
+from gateway.broker.config import Doors
 from gateway.broker.mosquitto import mosquitto
 from gateway.cli import data
 from gateway.control import NodeAdd
@@ -274,7 +275,7 @@ async def _feed(node: CountingNode, messages: int, rng: random.Random) -> None:
 async def _node(device: str, port: int, folder: Path, rng: random.Random, *, has_clock: bool = True) -> CountingNode:
     """A node with a key as `gateway node add` makes it."""
     added = await asyncio.to_thread(data.send, NodeAdd(device=device), folder / "data")
-    return CountingNode(device, port, added["secret"], _child(rng), has_clock=has_clock)
+    return CountingNode(device, port, added["key"], _child(rng), has_clock=has_clock)
 
 
 def _child(rng: random.Random) -> random.Random:
@@ -311,7 +312,7 @@ async def playing(
     async with AsyncExitStack() as stack:
         stack.enter_context(_hasty_nodes())
         if broker == "external":
-            await stack.enter_async_context(mosquitto(HOST, port, folder / "broker"))
+            await stack.enter_async_context(mosquitto(lambda: Doors(HOST, port), folder / "broker"))
         group = await stack.enter_async_context(asyncio.TaskGroup())
         keeper = group.create_task(appliance.run())
         try:

@@ -20,12 +20,12 @@ from typing import Any
 from aiomqtt import MqttError
 
 from bench.appliance import HOST, Appliance, Outcome
-from bench.boards import INTERPRETER, Board, Wire
+from bench.boards import INTERPRETER, Board, Wire, orders
 from bench.kill import playing
 from gateway.cli import data
 from gateway.control import NodeAdd
-from gateway.ingest import wire
-from gateway.nodes.commander import Commander, NoAnswer, Unreachable
+from gateway.nodes.commander import Unreachable
+from gateway.nodes.orders import NoAnswer
 from gateway.store.db import Store
 
 BOARDS = 3
@@ -111,7 +111,7 @@ async def round_of(
 
 async def _board(number: int, port: int, folder: Path, most: int, speed: int) -> Board:
     added = await asyncio.to_thread(data.send, NodeAdd(device=f"board-{number}"), folder / "data")
-    return Board(folder / f"board-{number}", settings(number, port, added["secret"], most), speed=speed)
+    return Board(folder / f"board-{number}", settings(number, port, added["key"], most), speed=speed)
 
 
 @asynccontextmanager
@@ -180,12 +180,13 @@ def _count(board: Board) -> int:
 
 async def _drained(boards: list[Board], port: int) -> None:
     """Until each board says that it holds nothing."""
-    commander = Commander(HOST, port, wire.encode_command, wire.decode_result)
+    keys = {each.device: bytes.fromhex(each.key) for each in boards}
+    ways = orders(HOST, port, keys.get)
     for board in boards:
         while True:
             await asyncio.sleep(ASK_EVERY_S)
             try:
-                ok, told = await commander.send(board.device, "get_diagnostics", {}, 2.0)
+                ok, told = await ways.send(board.device, "get_diagnostics", {}, 2.0)
             except (NoAnswer, Unreachable, MqttError):
                 continue
             if ok and told["ring"]["memory"] == told["ring"]["flash_bytes"] == 0:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gateway import __version__
+from gateway.cli import provision_options, rollout_options
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_calibrate(commands)
     _add_house(commands)
     _add_tool(commands)
+    _add_firmware(commands)
     _add_backup(commands)
     _add_transfer(commands)
     return parser
@@ -76,7 +78,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run.add_argument("--demo", action="store_true", help="replay a recording on simulated sensors; needs no hardware")
     run.add_argument("--http", metavar="HOST:PORT", help="where plain HTTP listens (default 0.0.0.0:8080)")
     run.add_argument("--https", metavar="HOST:PORT", help="where HTTPS listens (default 0.0.0.0:8443)")
-    run.add_argument("--mqtt", metavar="HOST:PORT", help="where the broker listens (default 127.0.0.1:1883)")
+    run.add_argument("--mqtt", metavar="HOST:PORT", help="where the broker listens (default auto:1883)")
     run.set_defaults(run=_lazily("run", "run"))
     check = commands.add_parser("check", help="check the settings, start nothing")
     check.add_argument("--config", type=Path, metavar="FILE")
@@ -109,12 +111,54 @@ def _add_token(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     _add_data(revoke)
     revoke.set_defaults(run=_lazily("access", "token_revoke"))
     _add_pairing(commands)
-    node = commands.add_parser("node", help="ESP32 nodes")
-    acts = node.add_subparsers(required=True, metavar="add")
-    add = acts.add_parser("add", help="make a key for a node; it is printed once, alone on standard output")
-    add.add_argument("device")
-    _add_data(add)
-    add.set_defaults(run=_lazily("access", "node_add"))
+    _add_node(commands)
+
+
+def _add_node(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    node = commands.add_parser("node", help="ESP32 nodes, and who else may speak to the broker")
+    acts = node.add_subparsers(required=True, metavar="add|rotate|revoke|list|ca|command|identify|provision")
+    add = acts.add_parser("add", help="make a key and a login at the broker for a node; both are printed once")
+    for name in ("write", "read"):
+        what = f"of another maker's device: what it may {name}, as in 'tele/plug-1/#'; may be repeated"
+        add.add_argument(f"--{name}", action="append", default=[], metavar="TOPIC", help=what)
+    rotate = acts.add_parser("rotate", help="another password for a login, printed alone; the one before ends at once")
+    rotate.add_argument("--key", action="store_true", help="another key too")
+    revoke = acts.add_parser("revoke", help="end a login and the node's key, and disconnect it at once")
+    acts.add_parser("list", help="who has a login, since when, and who is connected; never their secrets")
+    authority = acts.add_parser("ca", help="print the certificate that nodes trust for MQTT over TLS, as PEM")
+    authority.add_argument("--der", action="store_true", help="its bytes, as a node reads them")
+    revoke.add_argument("--yes", action="store_true", help="it cannot be undone")
+    for kind in (add, rotate, revoke):
+        kind.add_argument("device", metavar="ID")
+        kind.add_argument("--dry-run", action="store_true", help="say what would be done")
+    for name, kind in acts.choices.items():
+        _add_data(kind)
+        if name != "ca":
+            _add_json(kind)
+        kind.set_defaults(run=_lazily("nodes", f"node_{name}"))
+    _add_orders(acts)
+    provision = provision_options.add(acts, _lazily)
+    _add_data(provision)
+    _add_json(provision)
+
+
+def _add_orders(acts: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = acts.add_parser("command", help="tell a node to do something; its result is printed as JSON")
+    identify = acts.add_parser("identify", help="let a node blink")
+    for kind in (command, identify):
+        kind.add_argument("device", metavar="ID")
+        kind.add_argument(
+            "--timeout", dest="timeout_s", type=float, default=10.0, metavar="S", help="how long to wait (default 10)"
+        )
+        kind.add_argument("--dry-run", action="store_true", help="say what would be sent")
+        _add_data(kind)
+        _add_json(kind)
+    identify.add_argument("--seconds", type=float, default=10.0, metavar="S", help="1 to 600 (default 10)")
+    known = "restart, set_interval interval_s=30 [sensor=NAME], get_diagnostics, show_calibration [sensor=NAME], …"
+    command.add_argument("command_name", metavar="NAME", help=known)
+    command.add_argument("arguments", nargs="*", metavar="KEY=VALUE", help="JSON, or text where it is none")
+    command.set_defaults(run=_lazily("orders", "node_command"))
+    identify.set_defaults(run=_lazily("orders", "node_identify"))
 
 
 def _add_pairing(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -156,12 +200,20 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     _add_json(scan)
     scan.set_defaults(run=_lazily("scan", "scan_command"))
     simulate = commands.add_parser("simulate", help="run ESP32-like nodes against a broker")
-    simulate.add_argument("--nodes", type=int, required=True, metavar="N")
+    simulate.add_argument("--nodes", type=int, metavar="N", help="how many (default: all that --logins has)")
     simulate.add_argument("--mqtt", required=True, metavar="HOST:PORT")
+    simulate.add_argument("--interval", type=float, default=60.0, metavar="S", help="seconds between a node's messages")
     simulate.add_argument(
-        "--interval", type=float, default=60.0, metavar="S", help="seconds between messages of a node"
+        "--logins",
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help="a line for each node, as `gateway node add --json` prints",
     )
-    simulate.set_defaults(run=_lazily("tools", "simulate"))
+    simulate.add_argument("--report", type=float, default=10.0, metavar="S", help="seconds between lines that sum up")
+    simulate.add_argument("--seconds", type=float, metavar="S", help="end after so long, once all is acknowledged")
+    _add_json(simulate)
+    simulate.set_defaults(run=_lazily("simulate", "simulate"))
 
 
 def _add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -231,6 +283,32 @@ def _add_tool(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     show.add_argument("--version", type=int, metavar="N", help="default: the last one")
     approve.add_argument("version", type=int, metavar="VERSION")
     approve.add_argument("sha256", metavar="SHA256", help="as `gateway tool list` shows it")
+
+
+def _add_firmware(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    firmware = commands.add_parser("firmware", help="programs for ESP32 nodes: bundles, and whose are taken")
+    kinds = firmware.add_subparsers(required=True, metavar="trust|add|list|update|rollouts|…")
+    trust = kinds.add_parser("trust", help="take bundles that this key signed; `make firmware` prints the line")
+    trust.add_argument("key", metavar="KEYHEX", help="an Ed25519 public key, 64 hexadecimal digits")
+    trust.add_argument("--name", required=True, metavar="NAME", help="whose it is")
+    distrust = kinds.add_parser("distrust", help="take no more bundles of a key, and give its bundles to nobody")
+    distrust.add_argument("key", metavar="NAME|KEYHEX")
+    keys = kinds.add_parser("keys", help="every key whose bundles are taken")
+    add = kinds.add_parser("add", help="take a bundle in that `make firmware` wrote; its digest is printed alone")
+    add.add_argument("bundle", metavar="BUNDLE")
+    listing = kinds.add_parser("list", help="every bundle that is here")
+    remove = kinds.add_parser("remove", help="forget a bundle that nothing uses")
+    remove.add_argument("firmware", metavar="VERSION|DIGEST")
+    remove.add_argument("--yes", action="store_true", help="it is meant")
+    for kind, function in ((trust, "trust"), (distrust, "distrust"), (keys, "keys"), (add, "add"), (remove, "remove")):
+        if kind is not keys:
+            kind.add_argument("--dry-run", action="store_true", help="say what would be done")
+        kind.set_defaults(run=_lazily("firmware", function))
+    listing.set_defaults(run=_lazily("firmware", "listing"))
+    rollout_options.add(kinds, _lazily)
+    for kind in kinds.choices.values():
+        _add_data(kind)
+        _add_json(kind)
 
 
 def _add_acts(

@@ -1,8 +1,10 @@
 """What acts: the typed commands over everything they may touch, the tasks they begin, the tools that come with them."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult
 
+from gateway.access import authority
+from gateway.access.authority import Authority
 from gateway.access.policy import ACTIONS, Plain
 from gateway.calibration.service import Calibrations
 from gateway.command import ControlError
@@ -18,6 +22,7 @@ from gateway.control.base import Kind
 from gateway.control.data import DataCommands
 from gateway.control.exports import ExportCommands
 from gateway.control.house import HouseCommands
+from gateway.control.logins import LoginCommands
 from gateway.control.run import Commands
 from gateway.control.sensors import NodeCommands, Send, SensorCommands
 from gateway.control.started import TaskCommands, explain
@@ -32,10 +37,13 @@ from gateway.mcp.tools.admin import AdminTools
 from gateway.mcp.tools.base import Group, House
 from gateway.mcp.tools.control import ControlTools
 from gateway.mcp.tools.dynamic import DynamicTools
+from gateway.mcp.tools.firmware import FirmwareTools
+from gateway.mcp.tools.nodes import NodeLoginTools
 from gateway.mcp.tools.queries import Ask, QueryTools
 from gateway.registry.registry import Registry
 from gateway.store.exchange.errands import Errands
 from gateway.tasks import Progress, Tasks
+from gateway.updating import Updating, Ways, open_updating
 
 
 async def _nowhere(_device: str) -> None:
@@ -53,7 +61,8 @@ async def _no_questions(_ctx: Context, _sql: str, _parameters: Mapping[str, Any]
 @dataclass(frozen=True, slots=True)
 class Outside:
     """What only a running gateway has. `send` reaches nodes, `farewell` lets the broker forget one, `changed` hears
-    which device was changed, `call` runs a function in the jail."""
+    which device was changed, `call` runs a function in the jail. `connected` and `unguarded` are the broker's: who is
+    there since when, and why nobody has to log in."""
 
     calibrations: Calibrations | None = None
     send: Send | None = None
@@ -63,18 +72,22 @@ class Outside:
     settings: Path | None = None
     files: Files | None = None
     call: Call = _off
+    connected: Callable[[], Mapping[str, datetime]] = dict
+    unguarded: Callable[[], str] = str
+    ways: Ways | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Acting:
-    """`commands` for whoever acts; `groups` are the tools that use them. `changed` are those who hear which device
-    was changed ("" for a zone)."""
+    """`commands` for whoever acts; `groups` are the tools that use them. `updating` is what nodes can be given and
+    who gets it. `changed` are those who hear which device was changed ("" for a zone)."""
 
     commands: Commands
     tasks: Tasks
     toolbox: Toolbox
     saved: SavedQueries
     registry: Registry
+    updating: Updating
     changed: list[Callable[[str], None]]
     dynamic: list[DynamicTools] = field(default_factory=list)
 
@@ -84,6 +97,8 @@ class Acting:
         return (
             lambda house: ControlTools(house, run, self.tasks),
             lambda house: AdminTools(house, run),
+            lambda house: FirmwareTools(house, run),
+            lambda house: NodeLoginTools(house, run),
             self._dynamic_tools,
             lambda house: QueryTools(house, run, self.saved, ask),
         )
@@ -117,24 +132,29 @@ async def open_acting(core: Core, outside: Outside, stack: AsyncExitStack) -> Ac
         for each in listeners:
             each(device)
 
-    kinds = _kinds(core, replace(outside, changed=changed), tasks, toolbox, saved)
+    updating = await open_updating(core, outside.ways, stack)
+    outside = replace(outside, changed=changed)
+    kinds = [*_kinds(core, outside, tasks, toolbox, saved, updating=updating), *updating.kinds]
     commands = Commands(core.audit, kinds, plain=Plain(core.config.http.plain))
-    return Acting(commands, tasks, toolbox, saved, core.registry, listeners)
+    return Acting(commands, tasks, toolbox, saved, core.registry, updating, listeners)
 
 
-def _kinds(core: Core, outside: Outside, tasks: Tasks, toolbox: Toolbox, saved: SavedQueries) -> list[Kind]:
+def _kinds(
+    core: Core, outside: Outside, tasks: Tasks, toolbox: Toolbox, saved: SavedQueries, *, updating: Updating
+) -> list[Kind]:
     errands = Errands(core.store, core.clock, core.keeper.seal, core.registry.learn_of_others, outside.settings)
     house = HouseCommands(
         core.store,
         core.registry,
         tasks,
         core.clock,
-        node_key=core.keys.add_once,
-        delete=partial(_delete, core, outside.farewell),
+        node_login=core.logins.add_once,
+        delete=partial(_delete, core, outside.farewell, updating),
         changed=outside.changed,
     )
     found: list[Kind] = [
-        AccessCommands(core.tokens, core.clock, core.keys.add, outside.status),
+        AccessCommands(core.tokens, core.clock, outside.status),
+        _logins(core, outside),
         DataCommands(errands, partial(forget, core)),
         house,
         TaskCommands(tasks),
@@ -144,16 +164,35 @@ def _kinds(core: Core, outside: Outside, tasks: Tasks, toolbox: Toolbox, saved: 
     if outside.calibrations is not None:
         found.append(SensorCommands(outside.calibrations))
     if outside.send is not None:
-        found.append(NodeCommands(core.registry, outside.send))
+        found.append(NodeCommands(core.store, core.registry, tasks, core.keys.get, outside.send))
     if outside.files is not None:
         found.append(ExportCommands(core.store, core.clock, outside.files, tasks))
     return found
 
 
-async def _delete(core: Core, farewell: Callable[[str], Awaitable[None]], device: str, progress: Progress) -> int:
+def _logins(core: Core, outside: Outside) -> LoginCommands:
+    async def authority_of() -> Authority:
+        return await asyncio.to_thread(authority.load_or_create, core.folder / "identity", core.identity.gateway_id)
+
+    return LoginCommands(
+        core.logins,
+        core.keys,
+        core.registry,
+        authority_of,
+        connected=outside.connected,
+        unguarded=outside.unguarded,
+    )
+
+
+async def _delete(
+    core: Core, farewell: Callable[[str], Awaitable[None]], updating: Updating, device: str, progress: Progress
+) -> int:
     """First the broker, so that what it keeps does not bring the device back: where it is away nothing is deleted."""
     try:
         await farewell(device)
     except ConnectionError as error:
         raise ControlError(f"{error}: nothing of {device} was deleted") from error
+    if any(each.user == device for each in core.logins.live()):
+        await core.logins.revoke(device)
+    await updating.forget(device)
     return await delete(core, device, progress)

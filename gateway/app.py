@@ -11,42 +11,43 @@ from pathlib import Path
 from typing import Never, Protocol
 
 from drivers.api import Calibratable, Driver
-from gateway import __version__, banner, control, heap, sensors, wear
+from gateway import __version__, banner, control, faring, heap, sensors
 from gateway.access.policy import Plain, is_loopback
 from gateway.access.principal import Scope
 from gateway.acting import Acting, Outside, open_acting
 from gateway.asking import Asking, open_asking
-from gateway.calibration import pressure
+from gateway.broker.local import AUTO, Entrance
+from gateway.calibration import pressure, remote
 from gateway.calibration.service import Calibrations, Judgement, Target, stored
 from gateway.clock import RELEASED, Clock, SystemClock
 from gateway.config import Config, ConfigError
-from gateway.control import Commands, PairingCommands, StatusView, WearView
+from gateway.control import Commands, PairingCommands
+from gateway.control.hearing import HearingCommands
 from gateway.core import Core, open_core
 from gateway.discovery.addresses import addresses, reachable
 from gateway.discovery.mdns import Announcer
-from gateway.health import Metric, prometheus, resident_bytes
+from gateway.ingest.flood import Reports
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.quality import Doubt
 from gateway.intake import Intake, committed, open_intake
 from gateway.mcp import server as mcp
 from gateway.mcp.endpoint import Endpoint
-from gateway.mcp.troubles import Troubles, disk_low
+from gateway.nodes.ota.offer import Source, source
 from gateway.reading import Message
 from gateway.sensors import Plan, Wired
-from gateway.store import commands, queries
+from gateway.store import commands
 from gateway.store.db import Store
 from gateway.store.types import Commit, Device, Event, Sensor
-from gateway.wear import Wear
+from gateway.updating import Ways
 from gateway.web import app as web
 from gateway.web import headers
 from gateway.web.crowd import Crowd
+from gateway.web.firmware import FirmwareRoutes
 from gateway.web.serve import Serving
 
 log = logging.getLogger(__name__)
 
 MCP_REVISIONS = ("2026-07-28", "2025-11-25", "2025-06-18")
-WELL_LAG_S = 60.0
-"""Readings that wait longer than this to be stored mean that the gateway is not well."""
 FIRST_TOKEN, DEMO_TOKEN = "first", "demo"
 
 
@@ -55,7 +56,7 @@ class Play(Protocol):
 
     async def seed(self, pipeline: Pipeline, store: Store, clock: Clock) -> None: ...
 
-    async def run(self, host: str, port: int, add_key: Callable[[str], Awaitable[str]]) -> Never: ...
+    async def run(self, broker: Entrance, add_key: Callable[[str], Awaitable[str]]) -> Never: ...
 
 
 async def run(config: Config, folder: Path, play: Play | None = None, settings: Path | None = None) -> None:
@@ -96,7 +97,11 @@ async def _serve(
         asking = await open_asking(core, stack)
         acting = await open_acting(core, _outside(core, intake, calibrations, settings, asking), stack)
         endpoint = await _endpoint(core, intake, acting, asking, stack)
-        serving = await _web(core, intake, endpoint, asking, stack)
+        updating = acting.updating
+        downloads = FirmwareRoutes(updating.shelf, updating.offers)
+        serving = await _web(core, intake, endpoint, asking, stack, downloads=downloads)
+        updating.offers.source = _source(core, serving)
+        intake.pipeline.listen(updating.rollouts.committed)
         if play is not None:
             await _seed(core, intake, play)
         group = await stack.enter_async_context(asyncio.TaskGroup())
@@ -104,14 +109,16 @@ async def _serve(
         group.create_task(core.journal.run(), name="journal")
         group.create_task(core.keeper.run(), name="keeper")
         group.create_task(asking.files.run(), name="files")
+        group.create_task(updating.rollouts.run(), name="rollouts")
         wired = Wired(partial(_sensor_changed, core))
         put = _feeding(core, intake, calibrations, givers)
         wired.start(group, attached, put, clock, partial(_restarted, intake, clock))
         if play is not None and intake.mqtt is not None:
-            group.create_task(play.run(config.mqtt.host, config.mqtt.port, core.keys.add), name="demo")
+            group.create_task(play.run(intake.broker.entrance, core.keys.add), name="demo")
         await wired.first_signs(plans)
-        await _announce(core, serving, stack)
+        await _announce(core, intake, serving, stack)
         pages = partial(_pairing_pages, core, serving)
+        acting.commands.add(HearingCommands(intake.pipeline.listen))
         acting.commands.add(PairingCommands(core.desk, pages, core.identity.fingerprint))
         await stack.enter_async_context(control.serve(folder, acting.commands))
         print(await _welcome(core, intake, serving, play), flush=True)  # noqa: T201 - what `gateway run` says
@@ -133,36 +140,25 @@ async def _declare(core: Core, plans: Sequence[Plan]) -> None:
 async def _seed(core: Core, intake: Intake, play: Play) -> None:
     """History by a pipeline of its own, so that the first live batch is still committed at once."""
     pipeline = Pipeline(core.store.append, judge=intake.judge)
-    pipeline.listen(partial(committed, core))
+    pipeline.listen(partial(committed, core, Reports()))
     async with pipeline:
         await play.seed(pipeline, core.store, core.clock)
-
-
-def _troubles(core: Core, intake: Intake) -> Troubles:
-    """What is wrong with the gateway itself, for those who ask what is wrong."""
-    mqtt, counts = intake.mqtt, intake.pipeline.counts
-    lost = "the connection to the broker is lost: no node is heard until it is back"
-    return Troubles(
-        core.clock,
-        {
-            "store": lambda: counts.failing,
-            "broker": lambda: "" if mqtt is None or mqtt.connected else lost,
-            "disk": partial(disk_low, core.folder, core.config.store.warn_free_mb),
-        },
-    )
 
 
 def _outside(core: Core, intake: Intake, calibrations: Calibrations, settings: Path | None, asking: Asking) -> Outside:
     """What commands may touch beyond the store."""
     return Outside(
         calibrations,
-        intake.send,
+        intake.orders.send,
         intake.farewell,
         intake.changed,
-        partial(_status, core, intake),
+        partial(faring.status, core, intake),
         settings,
         asking.files,
         asking.analysis.call,
+        connected=intake.broker.connected,
+        unguarded=lambda: intake.broker.unguarded,
+        ways=Ways(intake.fleet, intake.tell, intake.hears, intake.on_air),
     )
 
 
@@ -181,7 +177,7 @@ async def _endpoint(core: Core, intake: Intake, acting: Acting, asking: Asking, 
             extensions=asking.extensions,
             plots=asking.plots.png,
             clear=asking.questions.clear,
-            troubles=_troubles(core, intake),
+            troubles=faring.troubles(core, intake),
         ),
     )
     acting.follow(endpoint)
@@ -194,18 +190,27 @@ async def _endpoint(core: Core, intake: Intake, acting: Acting, asking: Asking, 
     return endpoint
 
 
-async def _web(core: Core, intake: Intake, endpoint: Endpoint, asking: Asking, stack: AsyncExitStack) -> Serving:
+async def _web(
+    core: Core,
+    intake: Intake,
+    endpoint: Endpoint,
+    asking: Asking,
+    stack: AsyncExitStack,
+    *,
+    downloads: FirmwareRoutes,
+) -> Serving:
     settings = core.config.http
     site = web.Site(core.config.site.name, core.zone, core.store, core.registry, core.clock, core.identity, core.desk)
     hosts = headers.names(core.identity.gateway_id, socket.gethostname(), settings.allowed_hosts)
     app = web.build(
         site,
         endpoint,
-        _watch(core, intake),
+        faring.watch(core, intake),
         lambda: hosts,
         plain=Plain(settings.plain),
-        routes=asking.routes,
+        routes=(*asking.routes, *downloads.routes()),
         limits=asking.limits,
+        node=downloads.bearer,
     )
     serving = Serving(
         app,
@@ -219,47 +224,15 @@ async def _web(core: Core, intake: Intake, endpoint: Endpoint, asking: Asking, s
     return serving
 
 
-def _watch(core: Core, intake: Intake) -> web.Watch:
-    """Liveness from progress: well is who stores what came in."""
-    pipeline, mqtt = intake.pipeline, intake.mqtt
-    now_s = asyncio.get_running_loop().time
-
-    def live() -> web.Probe:
-        return web.Probe(pipeline.lag_s < WELL_LAG_S, {})
-
-    def ready() -> web.Probe:
-        connected = mqtt is None or mqtt.connected
-        detail = {"broker_connected": connected, "pending": pipeline.pending, "store": pipeline.counts.failing or "ok"}
-        return web.Probe(connected and not pipeline.counts.failing, detail)
-
-    metrics = [
-        Metric("gateway_uptime_seconds", "Since the start", lambda: now_s() - core.started_s),
-        Metric("gateway_memory_resident_bytes", "RAM of this process", resident_bytes),
-        Metric("gateway_readings_stored_total", "Committed", lambda: pipeline.counts.stored, counter=True),
-        Metric("gateway_duplicates_total", "Delivered again, stored once", lambda: pipeline.counts.duplicates, True),
-        Metric("gateway_dropped_total", "Local readings without room", lambda: pipeline.counts.dropped, True),
-        Metric("gateway_batches_total", "Commits", lambda: pipeline.counts.batches, True),
-        Metric("gateway_store_failures_total", "Commits that failed", lambda: pipeline.counts.failures, True),
-        Metric("gateway_pending_messages", "Not on disk yet", lambda: pipeline.pending),
-        Metric(
-            "gateway_bytes_written_total", "To the data's device", lambda: wear.written_bytes(core.written[0]), True
-        ),
-        Metric("gateway_hot_rows", "Readings that are not sealed yet", lambda: core.store.known.hot_rows),
-        Metric("gateway_segments", "Sealed segments", lambda: len(core.store.segments)),
-        Metric("gateway_requests_refused_total", "At the door", core.desk.refused.total, True),
-        Metric("gateway_pairing_refused_total", "Codes not taken", core.desk.pairing.refused.total, True),
-        Metric("gateway_lag_seconds", "Age of the oldest message not on disk", lambda: pipeline.lag_s),
-    ]
-    if mqtt is not None:
-        metrics += [
-            Metric("gateway_mqtt_connected", "1 while the broker is connected", lambda: mqtt.connected),
-            Metric("gateway_mqtt_received_total", "Data messages", lambda: mqtt.counts.received, True),
-            Metric("gateway_mqtt_refused_total", "Messages nobody can use", lambda: mqtt.counts.refused, True),
-        ]
-    return web.Watch(live, ready, lambda: prometheus(metrics))
+def _source(core: Core, serving: Serving) -> Source:
+    """Where nodes download updates; where the broker is another machine they are told an address of ours."""
+    http, mqtt = core.config.http, core.config.mqtt
+    is_near = mqtt.broker != "external" or mqtt.host == AUTO or is_loopback(mqtt.host)
+    host = "" if is_near else next(iter(_own_addresses(http.host)), "")
+    return source(host, (http.host, serving.ports.get("http")), (http.https_host, serving.ports["https"]))
 
 
-async def _announce(core: Core, serving: Serving, stack: AsyncExitStack) -> None:
+async def _announce(core: Core, intake: Intake, serving: Serving, stack: AsyncExitStack) -> None:
     """Tell the network, unless nobody there could reach us."""
     settings = core.config
     if not settings.discovery.mdns or is_loopback(settings.http.https_host):
@@ -272,8 +245,10 @@ async def _announce(core: Core, serving: Serving, stack: AsyncExitStack) -> None
         https_port=serving.ports["https"],
         version=__version__,
         mcp_revisions=MCP_REVISIONS,
+        mqtt=intake.broker.outside,
     )
     await stack.enter_async_context(announcer)
+    intake.broker.follow(lambda: announcer.broker(intake.broker.outside))
 
 
 def _bus_healed(core: Core, bus: str, text: str) -> None:
@@ -308,6 +283,7 @@ def _calibrations(
         note=core.journal.note,
         doubt=doubt,
         clock=core.clock,
+        find=partial(remote.find, core.store, core.keys.get, intake.orders.send),
     )
 
 
@@ -323,30 +299,6 @@ def _feeding(
         await feed.after(message.device, message.sensor)
 
     return put
-
-
-def _wear(core: Core, intake: Intake) -> Wear:
-    counter, before = core.written
-    elapsed_s = asyncio.get_running_loop().time() - core.started_s
-    stored = intake.pipeline.counts.stored
-    rating_tb = core.config.store.card_rating_tb
-    return Wear(wear.described(counter), wear.written_bytes(counter) - before, elapsed_s, stored, rating_tb)
-
-
-async def _status(core: Core, intake: Intake) -> StatusView:
-    counts = await queries.counts(core.store)
-    return StatusView(
-        gateway_id=core.identity.gateway_id,
-        fingerprint=core.identity.fingerprint,
-        version=__version__,
-        uptime_s=round(asyncio.get_running_loop().time() - core.started_s, 1),
-        broker=intake.broker,
-        readings=counts.readings,
-        devices=len(core.registry.devices()),
-        data_bytes=counts.bytes_on_disk,
-        free_bytes=counts.bytes_free,
-        wear=WearView.of(_wear(core, intake)),
-    )
 
 
 async def _welcome(core: Core, intake: Intake, serving: Serving, play: Play | None) -> str:
@@ -367,7 +319,7 @@ async def _welcome(core: Core, intake: Intake, serving: Serving, play: Play | No
             serving.ports.get("http"),
             serving.ports["https"],
             token,
-            intake.broker,
+            str(intake.broker),
             core.folder,
             core.desk.pairing.open("the start"),
         )

@@ -1,7 +1,6 @@
 """What everything else of a gateway stands on: store, registry, identity, tokens, keys."""
 
 import asyncio
-import secrets
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from gateway.access.audit import Audit
 from gateway.access.desk import Desk
 from gateway.access.grants import Grants
 from gateway.access.identity import Identity
+from gateway.access.logins import Logins, NodeKeys
 from gateway.access.pairing import Pairing
 from gateway.access.rates import Rates
 from gateway.access.tokens import Tokens
@@ -20,41 +20,10 @@ from gateway.clock import Clock
 from gateway.config import Config, StoreSettings
 from gateway.registry.journal import Journal
 from gateway.registry.registry import Registry
-from gateway.store import commands, edit_rows, queries
+from gateway.store import edit_rows, queries
 from gateway.store.db import Store
 from gateway.store.keeper import Keeper, Keeping, Retention
 from gateway.tasks import Progress
-
-
-class NodeKeys:
-    """The nodes' keys: in memory for every acknowledgement, in the store for the next start."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._keys: dict[str, bytes] = {}
-
-    async def load(self) -> None:
-        """Read all keys from the store."""
-        self._keys = dict(await queries.node_keys(self._store))
-
-    def get(self, device: str) -> bytes | None:
-        """The key of a device, None where it has none."""
-        return self._keys.get(device)
-
-    async def add(self, device: str) -> str:
-        """Make a node's key, replacing an older one; 64 hexadecimal digits."""
-        key = secrets.token_bytes(32)
-        await commands.save_node_key(self._store, device, key)
-        self._keys[device] = key
-        return key.hex()
-
-    async def add_once(self, device: str) -> str | None:
-        """A key for a node that has none; None where it has one."""
-        return None if device in self._keys else await self.add(device)
-
-    def forget(self, device: str) -> None:
-        """A node whose row is gone."""
-        self._keys.pop(device, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +41,7 @@ class Core:
     audit: Audit
     desk: Desk
     keys: NodeKeys
+    logins: Logins
     journal: Journal
     keeper: Keeper
     started_s: float
@@ -90,6 +60,8 @@ async def open_core(config: Config, folder: Path, clock: Clock, stack: AsyncExit
     await registry.load()
     await tokens.load()
     await keys.load()
+    logins = Logins(store, clock, keys)
+    await logins.load()
     stack.push_async_callback(registry.flush)
     audit = Audit(store, clock)
     desk = await _desk(config, store, tokens, audit, clock)
@@ -110,6 +82,7 @@ async def open_core(config: Config, folder: Path, clock: Clock, stack: AsyncExit
         audit,
         desk,
         keys,
+        logins,
         journal,
         keeper,
         now_s,
@@ -152,6 +125,6 @@ async def delete(core: Core, device: str, progress: Progress) -> int:
     progress(0.9, "deleting names")
     await edit_rows.delete_device(core.store, device, series)
     core.registry.forget(device)
-    core.keys.forget(device)
+    await core.logins.forget(device)
     await core.keeper.save_copy()  # what a repair falls back to must not bring it back
     return len(series)

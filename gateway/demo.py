@@ -13,6 +13,7 @@ from typing import Never
 
 from drivers.model import Quantity
 from drivers.testing.recording import Recording
+from gateway.broker.local import Entrance
 from gateway.clock import Clock
 from gateway.config import Config, DeviceSettings, SensorSettings
 from gateway.ingest.pipeline import Pipeline
@@ -75,18 +76,20 @@ class Demo:
                     await pipeline.put(self._message(room, sensor, moment))
         await pipeline.flush()
 
-    async def run(self, host: str, port: int, add_key: Callable[[str], Awaitable[str]]) -> Never:
+    async def run(self, broker: Entrance, add_key: Callable[[str], Awaitable[str]]) -> Never:
         """Be the two nodes until cancelled; one has no clock, as an ESP32 that never reached a time server."""
         async with asyncio.TaskGroup() as group:
             for room, clock in zip(NODES, ("ntp", "none"), strict=True):
                 node = SimulatedNode(
                     room.device,
-                    host,
-                    port,
+                    broker.host,
+                    broker.port,
                     {sensor: self._source(room, sensor) for sensor in room.sensors},
                     interval_s=NODE_INTERVAL_S,
                     clock="none" if clock == "none" else "ntp",
                     key=bytes.fromhex(await add_key(room.device)),
+                    username=broker.username,
+                    password=broker.password,
                 )
                 group.create_task(node.run(), name=f"demo node {room.device}")
         raise AssertionError("nodes run for ever")

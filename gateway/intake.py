@@ -1,7 +1,7 @@
 """How readings come in from outside: the broker, its subscription, serial nodes, and the pipeline they lead to."""
 
+import asyncio
 import logging
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
@@ -12,11 +12,15 @@ from drivers.bus import SerialPort
 from drivers.host.open import open_bus
 from gateway import __version__, sensors
 from gateway.broker import choice as brokers
-from gateway.config import ConfigError, secret
+from gateway.broker.local import Entrance
+from gateway.brokering import Standing, open_broker
+from gateway.config import ConfigError
 from gateway.core import Core
+from gateway.health import Metric
 from gateway.ingest import wire
 from gateway.ingest.dialects import is_foreign
 from gateway.ingest.dialects.home_assistant import Channel, Exported, Origin
+from gateway.ingest.flood import Door, Limits, Reports
 from gateway.ingest.foreign import Foreign
 from gateway.ingest.homeassistant import HomeAssistantOut
 from gateway.ingest.mqtt import Hooks, MqttIngest
@@ -25,40 +29,80 @@ from gateway.ingest.quality import Judge
 from gateway.ingest.restamp import Restamp
 from gateway.ingest.serial_nodes import SerialNodes
 from gateway.ingest.wire import DeviceError
+from gateway.nodes.boots import Boots
 from gateway.nodes.commander import Commander, Unreachable
+from gateway.nodes.orders import Codec, Orders, Way
+from gateway.nodes.ota.fleet import Fleet
+from gateway.nodes.sntp import TimeServer
 from gateway.sensors import Plan
 from gateway.store import commands, queries, redate
 from gateway.store.types import Commit, Event
 
 log = logging.getLogger(__name__)
 
+GAPS_AT_ONCE, GAPS_TOGETHER = 60, 2000.0
+"""Events of one device, and of all: a whole house may come back from an outage at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Intake:
     """How readings come in; `mqtt` and `commander` are None where the broker is off. `changed` hears which device
-    people changed."""
+    people changed, `boots` knows which boot each node is in, `orders` are commands to them,
+    `time` answers them, `fleet` knows what they run."""
 
     pipeline: Pipeline
     mqtt: MqttIngest | None
     judge: Judge
-    broker: str
+    broker: Standing
+    boots: Boots
+    orders: Orders
+    time: TimeServer | None
+    fleet: Fleet
     serial: tuple[SerialNodes, ...] = ()
     commander: Commander | None = None
     changed: Callable[[str], None] = lambda _device: None
 
-    async def send(self, device: str, name: str, args: Mapping[str, Any], timeout_s: float) -> tuple[bool, Any]:
-        """A command to a node, on the way by which it is heard: (ok, result or error text)."""
-        for port in self.serial:
-            if device in port.devices and port.connected.is_set():
-                return await port.command(device, secrets.token_hex(8), name, args, timeout_s)
+    def on_air(self, device: str) -> bool:
+        """Whether a device is heard over the broker and not on a cable."""
+        return not any(port.reaches(device) for port in self.serial)
+
+    def hears(self) -> bool:
+        """Whether nodes of the broker can be heard now."""
+        return self.mqtt is not None and self.mqtt.connected
+
+    async def tell(self, topic: str, payload: bytes) -> None:
+        """Publish something to a node; ConnectionError where the broker is away."""
         if self.commander is None:
             raise Unreachable("the broker is off in the settings")
-        return await self.commander.send(device, name, args, timeout_s)
+        await self.commander.tell(topic, payload)
+
+    def metrics(self) -> list[Metric]:
+        """How the ways in are doing."""
+        found: list[Metric] = []
+        if (time := self.time) is not None:
+            found += [
+                Metric("gateway_ntp_answered_total", "Times that were told", lambda: time.counts.answered, True),
+                Metric("gateway_ntp_refused_total", "Questions for it without one", time.refused, True),
+            ]
+        if (local := self.broker.local) is not None:
+            found.append(
+                Metric("gateway_mqtt_logins_refused_total", "Wrong or missing", lambda: local.refused, counter=True)
+            )
+        if (mqtt := self.mqtt) is not None:
+            found += [
+                Metric("gateway_mqtt_connected", "1 while the broker is connected", lambda: mqtt.connected),
+                Metric("gateway_mqtt_received_total", "Data messages", lambda: mqtt.counts.received, True),
+                Metric("gateway_mqtt_refused_total", "Messages nobody can use", lambda: mqtt.counts.refused, True),
+                Metric("gateway_mqtt_flooded_total", "Beyond a device's limit", lambda: mqtt.door.flooded, True),
+                Metric("gateway_mqtt_strangers_total", "Beyond max_devices", lambda: mqtt.door.strangers, True),
+            ]
+        return found
 
     async def farewell(self, device: str) -> None:
         """Let the broker forget what it keeps of a node; ConnectionError where it is away."""
         if self.commander is not None and not is_foreign(device):
             await self.commander.clear(device)
+        self.boots.forget(device)
 
 
 async def open_intake(core: Core, plans: Sequence[Plan], stack: AsyncExitStack) -> Intake:
@@ -66,66 +110,113 @@ async def open_intake(core: Core, plans: Sequence[Plan], stack: AsyncExitStack) 
     settings, store = core.config.mqtt, core.config.store
     judge = Judge(sensors.channels(plans))
     choice = None if settings.broker == "off" else brokers.choose(settings.broker)
-    if choice is not None:
-        child = brokers.start(choice, settings.host, settings.port, core.folder / "broker")
-        if child is not None:
-            await stack.enter_async_context(child)
-        if choice.warning:
-            log.warning("%s broker: %s", choice.kind, choice.warning)
+    broker = await open_broker(core, choice, stack)
     pipeline = Pipeline(
         core.store.append,
         judge=judge,
         batch_rows=store.batch_rows,
         flush_interval_s=min(store.flush_interval_s, choice.flush_within_s if choice else store.flush_interval_s),
         window=choice.window if choice else 20,
+        idle_commits_per_s=store.idle_commits_per_s if store.flush_on_idle else None,
     )
-    hooks = _listening(core, pipeline)
+    boots, fleet = Boots(), Fleet(core.store, core.clock)
+    await fleet.load()
+    hooks = _listening(core, pipeline, boots, fleet)
     await stack.enter_async_context(pipeline)
     serial: list[SerialNodes] = []
     for node in core.config.serial_node:
         _serial_port(node.port)  # only reads the text, so that a wrong one is said at once
         port = SerialNodes(node.port, partial(_serial_port, node.port), pipeline, hooks, core.clock)
         serial.append(await stack.enter_async_context(port))
+    time = await _time(core, broker, stack)
     if choice is None:
-        return Intake(pipeline, None, judge, "off", tuple(serial))
-    password = secret(settings.password_file)
-    out = await _home_assistant(core, pipeline, password, stack) if settings.home_assistant else None
+        orders = _orders(core, boots, serial, None)
+        return Intake(pipeline, None, judge, broker, boots, orders, time, fleet, tuple(serial))
+    ours = broker.entrance
+    login = {"username": ours.username, "password": ours.password}
+    out = await _home_assistant(core, pipeline, ours, stack) if settings.home_assistant else None
     mqtt = MqttIngest(
-        settings.host,
-        settings.port,
+        ours.host,
+        ours.port,
         pipeline,
         hooks,
         core.clock,
         client_id=settings.client_id,
-        username=settings.username,
-        password=password,
+        **login,
         foreign=_foreign(core),
+        door=_door(core),
     )
     await stack.enter_async_context(mqtt)
-    where = f"{choice.kind} at {settings.host}:{settings.port} ({choice.reason})"
-    login = {"username": settings.username, "password": password}
-    commander = Commander(settings.host, settings.port, wire.encode_command, wire.decode_result, **login)
+    commander = Commander(ours.host, ours.port, **login)
 
     def changed(device: str) -> None:
         if out is not None and device:
             out.changed(device)
 
-    return Intake(pipeline, mqtt, judge, where, tuple(serial), commander, changed)
+    orders = _orders(core, boots, serial, commander)
+    return Intake(pipeline, mqtt, judge, broker, boots, orders, time, fleet, tuple(serial), commander, changed)
 
 
-def _listening(core: Core, pipeline: Pipeline) -> Hooks:
+async def _time(core: Core, broker: Standing, stack: AsyncExitStack) -> TimeServer | None:
+    """Nodes ask where their broker is: where that is another machine, it is not for us to answer unless told so."""
+    settings, mqtt = core.config.ntp, core.config.mqtt
+    host = settings.host or (broker.listens if mqtt.broker not in {"external", "off"} else None)
+    if host is None or not settings.port:
+        return None
+    server = await stack.enter_async_context(TimeServer(host, settings.port, core.clock))
+    if not settings.host:
+        broker.follow(lambda: server.move(broker.listens))
+    return server
+
+
+def _orders(core: Core, boots: Boots, serial: Sequence[SerialNodes], commander: Commander | None) -> Orders:
+    """Commands to nodes, each on the way by which it is heard."""
+
+    def way(device: str) -> Way:
+        for port in serial:
+            if port.reaches(device):
+                return port.exchange
+        if commander is None:
+            raise Unreachable("the broker is off in the settings")
+        return commander.exchange
+
+    codec = Codec(wire.encode_command, wire.decode_result, wire.decode_refusal)
+    return Orders(codec, way, core.keys.get, boots, lambda: int(core.clock.now().timestamp() * 1000))
+
+
+def _listening(core: Core, pipeline: Pipeline, boots: Boots, fleet: Fleet) -> Hooks:
     """Who hears of commits, and of messages that are no readings."""
+
+    async def capabilities(device: str, said: Mapping[str, Any]) -> None:
+        await core.registry.capabilities(device, said)
+        await fleet.capabilities(device, said)
+
+    async def status(device: str, online: bool) -> None:
+        await core.registry.reported_status(device, online)
+        await fleet.status(device, boots.get(device) if online else None)
+
+    async def spoke(commit: Commit) -> None:
+        boots.seen(commit.marks)
+
+    pipeline.listen(spoke)
     restamp = Restamp(core.clock, partial(redate.clock, core.store), partial(redate.boot, core.store))
-    pipeline.listen(partial(committed, core))
+    pipeline.listen(partial(committed, core, Reports(GAPS_TOGETHER)))
     pipeline.listen(restamp.committed)
     return Hooks(
-        core.registry.capabilities,
-        core.registry.reported_status,
+        capabilities,
+        status,
         partial(_device_error, core),
         partial(commands.add_event, core.store),
         core.keys.get,
         restamp.boot_known,
+        boots.told,
+        fleet.said,
     )
+
+
+def _door(core: Core) -> Door:
+    settings = core.config.mqtt
+    return Door(Limits(settings.device_messages_per_s, settings.device_burst, settings.max_devices), core.registry.ids)
 
 
 def _foreign(core: Core) -> Foreign:
@@ -136,19 +227,17 @@ def _foreign(core: Core) -> Foreign:
         raise ConfigError(f"mqtt.dialects: {error}") from error
 
 
-async def _home_assistant(
-    core: Core, pipeline: Pipeline, password: str | None, stack: AsyncExitStack
-) -> HomeAssistantOut:
+async def _home_assistant(core: Core, pipeline: Pipeline, ours: Entrance, stack: AsyncExitStack) -> HomeAssistantOut:
     """Tell Home Assistant of every device that it does not hear by itself."""
-    settings, origin = core.config.mqtt, Origin(core.identity.gateway_id, __version__)
+    origin = Origin(core.identity.gateway_id, __version__)
     out = HomeAssistantOut(
-        settings.host,
-        settings.port,
+        ours.host,
+        ours.port,
         origin,
         lambda: [each.device_id for each in core.registry.devices() if not is_foreign(each.device_id)],
         partial(_exported, core),
-        username=settings.username,
-        password=password,
+        username=ours.username,
+        password=ours.password,
     )
     await stack.enter_async_context(out)
     pipeline.listen(out.committed)
@@ -165,10 +254,17 @@ def _exported(core: Core, device_id: str) -> Exported | None:
     return Exported(device, channels, status.expected_interval_s)
 
 
-async def committed(core: Core, commit: Commit) -> None:
+async def committed(core: Core, reports: Reports, commit: Commit) -> None:
     """What a commit means for the house: who was heard, and which messages never came."""
     core.registry.seen(commit.fresh)
+    now_s = asyncio.get_running_loop().time()
+    for device in commit.crowded:
+        if reports.due("crowded", device, now_s):
+            text = "it has as many series as a device may have: readings of new ones are not stored"
+            core.journal.note(Event(core.clock.now(), "crowded", device, text))
     for gap in commit.gaps:
+        if not reports.due("gap", gap.device, now_s, GAPS_AT_ONCE):
+            continue  # the store has it; a broken node must not fill the card
         text = f"messages {gap.first_seq} to {gap.last_seq} of boot {gap.boot} never arrived and are no longer held"
         core.journal.note(Event(core.clock.now(), "gap", gap.device, text))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.broker.config import Doors
 from gateway.broker.mosquitto import find, mosquitto
 from gateway.broker.supervise import ChildBroker
 from gateway.reading import Message
@@ -32,7 +33,8 @@ def free_port() -> int:
 
 def a_mosquitto(folder: Path, port: int | None = None, on_problem: Callable[[str], None] = print) -> ChildBroker:
     """A mosquitto on loopback, for `async with`; its `port` says where."""
-    return mosquitto("127.0.0.1", port or free_port(), folder / "broker", on_problem=on_problem)
+    doors = Doors("127.0.0.1", port or free_port())
+    return mosquitto(lambda: doors, folder / "broker", on_problem=on_problem)
 
 
 class FixedClock:

@@ -37,7 +37,8 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass
 class Running:
-    """A gateway that printed its welcome. `took_s` from the start of the process to that."""
+    """A gateway that printed its welcome. `took_s` from the start of the process to that; `rest` is what it says from
+    then on, known when it has ended."""
 
     process: asyncio.subprocess.Process
     data: Path
@@ -46,6 +47,7 @@ class Running:
     mqtt: int
     welcome: str
     took_s: float
+    rest: asyncio.Task[bytes]
 
     @property
     def token(self) -> str:
@@ -112,7 +114,7 @@ async def gateway(
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env=os.environ | (environment or {}),
+        env=os.environ | {"AMBIENT_GATEWAY_NTP_PORT": "0"} | (environment or {}),  # the machine's port 123 is not ours
     )
     try:
         lines: list[str] = []
@@ -126,7 +128,7 @@ async def gateway(
                 lines.append((await process.stdout.readline()).decode())
         took_s = asyncio.get_running_loop().time() - began_s
         drain = asyncio.create_task(process.stdout.read(), name="drain")
-        yield Running(process, data, http, https, mqtt, "".join(lines), took_s)
+        yield Running(process, data, http, https, mqtt, "".join(lines), took_s, drain)
         drain.cancel()
     finally:
         if process.returncode is None:

@@ -16,6 +16,7 @@ from bench import (
     ingest,
     jail_python,
     jail_sql,
+    logins,
     stalls,
     startup,
     store,
@@ -97,6 +98,11 @@ async def test_formats() -> None:
     figures = await formats.measure(formats.Size(2, 6_000, 1))
     assert_all_finite(figures)
     assert all(each.peer_value for each in figures)
+
+
+@needs_mosquitto
+async def test_logins() -> None:
+    assert_all_finite(await logins.measure(logins.QUICK))
 
 
 @pytest.mark.slow

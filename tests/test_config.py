@@ -10,7 +10,7 @@ from gateway.config import ConfigError
 
 def test_defaults_need_no_file() -> None:
     settings = config.load(None, {})
-    assert (settings.http.port, settings.mqtt.host, settings.mqtt.broker) == (8080, "127.0.0.1", "auto")
+    assert (settings.http.port, settings.mqtt.host, settings.mqtt.broker) == (8080, "auto", "auto")
 
 
 def test_a_device_with_two_sensors(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ async def test_clock_jumps_and_a_standstill(tmp_path: Path) -> None:
     }
     async with gateway(folder, ports=low_ports(3), environment=environment) as running, asyncio.TaskGroup() as group:
         added = await asyncio.to_thread(data.send, NodeAdd(device="attic"), folder)
-        node = CountingNode("attic", running.mqtt, added["secret"], random.Random(1), has_clock=False)
+        node = CountingNode("attic", running.mqtt, added["key"], random.Random(1), has_clock=False)
         sending = group.create_task(node.run())
         for jump in ("+0", "-2d", "+3653d", "+0"):
             error.write_text(f"{jump}\n")

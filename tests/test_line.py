@@ -113,5 +113,7 @@ async def test_tokens_can_be_made_while_no_gateway_runs(tmp_path: Path) -> None:
 
 
 async def test_node_keys_can_be_made_and_are_shown_once(tmp_path: Path) -> None:
-    code, key, _ = await command("node", "add", "greenhouse", "--data", str(tmp_path))
-    assert (code, len(bytes.fromhex(key.strip()))) == (0, 32)
+    code, out, words = await command("node", "add", "greenhouse", "--data", str(tmp_path))
+    told = json.loads("{" + out + "}")
+    assert (code, len(bytes.fromhex(told["key"])), len(told["broker"]["password"])) == (0, 32, 43)
+    assert "not shown again" in words

@@ -28,6 +28,8 @@ from gateway.ingest import serial_nodes, wire
 from gateway.ingest.dialects import DIALECTS
 from gateway.ingest.dialects.base import EMPTY, Context, Memory
 from gateway.ingest.wire import WireError
+from gateway.mac import enveloped
+from gateway.nodes.ota import offer
 
 EACH = 10_000
 UNIT = 0x61
@@ -107,11 +109,18 @@ def drivers() -> list[Decoder]:
     ]
 
 
+def sealed_command(topic: str, raw: bytes) -> object:
+    text = raw.decode(errors="replace")
+    return wire.decode_command(topic, enveloped(KEY, text, "command", "a", "c"), KEY)
+
+
 def on_the_wire() -> list[Decoder]:
     told = b'{"device_name":"Kitchen","sensors":["scd30",{"name":"b"}],"metadata":{"scd30":{"range":[400,10000]}}}'
-    signed, command = wire.encode_ack("a", "1-a", 7, b"key"), wire.encode_command("interval", {"interval_s": 5})
-    results = [wire.encode_result({"a": 1}), wire.encode_result(error="no")]
     topic, data = "devices/a/commands/c", "devices/a/sensors/scd30/data"
+    signed, command = wire.encode_ack("a", "1-a", 7, b"key"), wire.encode_command(topic, "interval", {"interval_s": 5})
+    body = b'{"name":"interval","args":{"interval_s":5},"boot":"1-a","n":7}'
+    results = [wire.encode_result({"a": 1}), wire.encode_result(error="no"), b'{"ok":false,"boot":"1-a","n":7}']
+    update = b'{"offer":"0123456789abcdef","phase":"downloading","percent":10,"version":"1.2.3","error":"x"}'
     minimal = b'{"value":{"temperature":21.5,"humidity":43,"pressure":null,"x_co2":-1e400}}'
     lines = [serial_nodes.encode_line(data, A_READING)[:-1], b'{"topic":"devices/a/status","payload":{"a":[1]}}']
     return [
@@ -134,7 +143,11 @@ def on_the_wire() -> list[Decoder]:
         Decoder("wire ack", lambda raw: wire.verify_ack("devices/a/ack", raw, None), [signed], WireError),
         Decoder("wire signed ack", lambda raw: wire.verify_ack("devices/a/ack", raw, b"key"), [signed], WireError),
         Decoder("wire command", lambda raw: wire.decode_command(topic, raw), [command], WireError),
+        Decoder("wire command under a good seal", partial(sealed_command, topic), [body], WireError),
         Decoder("wire result", lambda raw: wire.decode_result(topic, raw), results, WireError),
+        Decoder("wire refusal", lambda raw: wire.decode_refusal(topic, raw), results, WireError),
+        Decoder("wire update", lambda raw: wire.decode_update(topic, raw), [update], WireError),
+        Decoder("update status", offer.decode_status, [update], offer.OfferError),
         Decoder(
             "wire topic",
             lambda raw: wire.route.__wrapped__(raw.decode(errors="replace")),

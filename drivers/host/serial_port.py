@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 BY_ID = Path("/dev/serial/by-id")
 CHUNK = 4096  # a tty holds no more
 WRITE_SLACK_S = 1.0
+RESET_S = 0.1
 MISSING = (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.EIO)
 BUSY = (errno.EBUSY, errno.EAGAIN)
 
@@ -82,6 +83,20 @@ class LinuxSerial(SerialInput):
             termios.tcflush(port.fd, termios.TCIFLUSH)
         except termios.error as error:
             raise self._lost(OSError(*error.args)) from error
+
+    async def pulse_reset(self) -> bool:
+        """Reset an ESP32 board as esptool does: RTS holds its EN low for a moment, DTR leaves GPIO 0 alone. False where
+        the port has no such lines."""
+        port = await self._usable()
+        try:
+            port.dtr, port.rts = False, True
+            await asyncio.sleep(RESET_S)
+            port.rts = False
+        except OSError as error:
+            if error.errno in (errno.ENOTTY, errno.EINVAL):  # a pseudo-terminal
+                return False
+            raise self._lost(error) from error
+        return True
 
     async def _more(self) -> bytes:
         port = await self._usable()

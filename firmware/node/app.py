@@ -16,11 +16,10 @@ from node.mqtt import Client
 from node.ring import Ring
 from node.tasks import first, forget
 from node.uplink import Uplink
-from node.watch import STORAGE, TIMEOUT_MS, Led, Progress, guard
+from node.watch import STORAGE, TIMEOUT_MS, Progress, guard
 
 RING = "ring"
 CRASH = "crash.txt"
-CAUSES = {1: "power on", 2: "hard reset", 3: "watchdog", 4: "deep sleep", 5: "soft reset"}
 
 
 def main():
@@ -30,6 +29,7 @@ def main():
     settings = config.load()
     del config
     forget("node.config")
+    print("node %s %s starts" % (VERSION, settings["device"]))  # `gateway node provision` waits for it
     if settings["mode"] == "bthome":
         from node import beacon
 
@@ -52,15 +52,19 @@ class App:
         gc.collect()
         self.clock = Clock()
         self.progress = Progress(self.clock)
-        self.led = make_led(settings["led"])
+        from node import start
+
+        self.led = start.make_led(settings["led"])
         random32 = int.from_bytes(os.urandom(4), "big")
         self.numbers = Numbers(esp32.NVS(SPACE), random32, 1)
         self.ring = Ring(RING, settings["ring_kb"] * 1024, self.numbers.boot)
         self._open_ring()
         self.client = Client(settings["device"], settings["broker"]["user"], settings["broker"]["password"])
-        self._hello = {"firmware_version": VERSION, "reset_cause": CAUSES.get(machine.reset_cause(), "unknown")}
-        self.uplink = Uplink(settings, self.client, self.ring, self.numbers, self.clock, self.led, self._hello)
-        bus = make_bus(settings["i2c"])
+        self.hello = {"firmware_version": VERSION, "reset_cause": start.cause()}
+        self.settings, self.seen = settings, []
+        self.work = self._take_up()
+        self.uplink = Uplink(settings, self.client, self.ring, self.numbers, self.clock, self.led, self.hello)
+        bus = start.make_bus(settings["i2c"])
         parts = self.ring, self.numbers, self.clock, self.progress, self.led, self.uplink.report
         self.station = Station(settings, bus, *parts, self.uplink.wake)
         network.hostname(settings["device"].replace("_", "-").replace(".", "-")[:32])
@@ -68,8 +72,14 @@ class App:
         self.link = Link(settings, self.wlan, self.client, self.clock, self.progress, self.uplink.session, self.restart)
         self.client.on_message = self.uplink.heard
         self.uplink.link, self.uplink.station = self.link, self.station
-        self.uplink.commands = Commands(self.station, self.led, self.diagnose, self.restart)
-        self._tell_last_words()
+        who = settings["device"], settings["key"], self.numbers.boot
+        told = self.diagnose, self.restart, self.uplink.report
+        self.uplink.commands = Commands(who, self.station, self.led, *told)
+        words = start.last_words(CRASH)
+        if words:
+            self.hello["last_words"] = words[:120]
+            self.uplink.report("restarted", words)
+        forget("node.start")
 
     async def run(self):
         """All tasks; a fault in any of them, or one that is stuck, ends the program, and the loader starts it anew."""
@@ -79,6 +89,8 @@ class App:
         tasks.append(self.link.run(self.uplink.will()))
         if self.led.pin is not None:
             tasks.append(self.led.run())
+        if self.work:
+            self.work = asyncio.create_task(self.update(self.work))
         await first(*tasks)
 
     def restart(self, reason):
@@ -95,33 +107,12 @@ class App:
 
     def diagnose(self):
         """How this node fares."""
-        gc.collect()
-        ring, link, uplink = self.ring, self.link, self.uplink
-        return {
-            "firmware_version": VERSION,
-            "boot": self.numbers.boot,
-            "seq": self.numbers.seq,
-            "uptime_ms": self.clock.uptime_ms(),
-            "reset_cause": self._hello["reset_cause"],
-            "clock": "ntp" if self.clock.zero_ms else "none",
-            "heap": {"used": gc.mem_alloc(), "free": gc.mem_free()},
-            "rssi_dbm": self._rssi(),
-            "broker": "%s:%d" % self.link.address,
-            "connects": link.connects,
-            "ring": {
-                "memory": ring.in_memory,
-                "flash_bytes": ring.flash_bytes,
-                "in_flight": ring.in_flight,
-                "discarded": ring.discarded,
-                "damaged": ring.damaged,
-                "flushes": ring.flushes,
-                "failed": ring.failed,
-            },
-            "sent": uplink.sent,
-            "acks": uplink.acks,
-            "refused": uplink.refused,
-            "failures": {place.name: place.failures for place in self.station.places},
-        }
+        from node import diagnosis
+
+        try:
+            return diagnosis.of(self)
+        finally:
+            forget("node.diagnosis")
 
     async def _keep(self):
         """The memory's readings to flash when they have waited long enough; and what the flash could not hold."""
@@ -136,9 +127,29 @@ class App:
                     "%d readings, the ring is full; last of boot %s: %d to %d" % ((discarded,) + self.ring.gone),
                 )
             self.uplink.wake.set()
+            if self.uplink.offers and not self.work:
+                self.work = asyncio.create_task(self.update("update"))
             self.led.fault(STORAGE, self.ring.failed != failed)
             failed = self.ring.failed
             await asyncio.sleep_ms(1000)
+
+    async def update(self, what):
+        """A self-test or an update: its modules are there for as long as it takes. A fault in it ends the program."""
+        try:
+            await __import__("node." + what, None, None, ("run",)).run(self)
+        except Exception as error:
+            self.restart("%s: %s: %s" % (what, type(error).__name__, error))
+        forget("node." + what)
+        self.work = None
+
+    def _take_up(self):
+        """What is to be done about an update: "trial", "update" or None."""
+        from node import slots
+
+        try:
+            return slots.begin(self)
+        finally:
+            forget("node.slots")
 
     def _open_ring(self):
         self.ring.open()
@@ -146,24 +157,8 @@ class App:
             self.ring.mark_lost(*self.numbers.lost)
         self.numbers.begin()
 
-    def _rssi(self):
-        try:
-            return self.wlan.status("rssi")
-        except (OSError, ValueError):
-            return None
-
     def _stuck(self, name):
         last_words("no progress of " + name)
-
-    def _tell_last_words(self):
-        try:
-            with open(CRASH) as file:
-                words = file.readline().strip()
-            os.remove(CRASH)
-        except OSError:
-            return
-        self._hello["last_words"] = words[:120]
-        self.uplink.report("restarted", words)
 
 
 def last_words(text):
@@ -173,16 +168,3 @@ def last_words(text):
             file.write(text[:180] + "\n")
     except OSError:  # a full flash
         pass
-
-
-def make_bus(pins):
-    """SoftI2C: its time-out is what a sensor may stretch the clock, which an SCD30 does for 150 ms."""
-    return machine.SoftI2C(scl=machine.Pin(pins["scl"]), sda=machine.Pin(pins["sda"]), freq=50000, timeout=200000)
-
-
-def make_led(given):
-    """The LED of the settings: a pin's number or {"pin", "on"}; none where there is none."""
-    if given is None:
-        return Led(None, 1)
-    found = given if isinstance(given, dict) else {"pin": given}
-    return Led(machine.Pin(found["pin"], machine.Pin.OUT), found.get("on", 1))

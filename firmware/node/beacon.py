@@ -26,7 +26,7 @@ def main(settings):
 
 async def once(settings):
     """Measure with every sensor and advertise what came of it."""
-    from node.app import make_bus
+    from node.start import make_bus
 
     bus = make_bus(settings["i2c"])
     values = {}

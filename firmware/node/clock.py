@@ -7,7 +7,6 @@ import time
 
 from micropython import const
 
-_PORT = const(123)
 _WAIT_MS = const(1500)
 _SINCE_1900 = const(2208988800)  # seconds from 1900 to 1970
 _EARLIEST = const(1704067200)  # 2024-01-01: no server's clock says less
@@ -32,7 +31,7 @@ class Clock:
         """The Unix time of an uptime of this boot, 0 while unknown."""
         return self.zero_ms + uptime_ms if self.zero_ms else 0
 
-    async def sync(self, host, port=_PORT):
+    async def sync(self, host, port):
         """Ask a server once; OSError or ValueError where it does not answer or not sensibly."""
         address = socket.getaddrinfo(host, port, 0, socket.SOCK_DGRAM)[0][-1]
         cookie = os.urandom(8)

@@ -13,6 +13,7 @@ _INTERVAL_S = const(10)
 _INTERVAL_LOW_S = const(2)
 _INTERVAL_HIGH_S = const(3600)
 _RING_KB = const(512)
+_NTP_PORT = const(123)
 
 
 class ConfigError(ValueError):
@@ -62,6 +63,7 @@ def checked(given, kept):
         raise ConfigError('mode is "mqtt" or "bthome", not %r' % mode)
     found = {
         "mode": mode,
+        "board": given.get("board"),
         "device": _id("device", given.get("device")),
         "name": str(given.get("name", ""))[:100],
         "location": str(given.get("location", ""))[:100],
@@ -69,6 +71,7 @@ def checked(given, kept):
         "wifi": _wifi(given.get("wifi"), mode),
         "broker": _broker(given.get("broker", {})),
         "ntp": given.get("ntp"),
+        "ntp_port": _number("ntp_port", given.get("ntp_port", _NTP_PORT), 1, 65535),
         "ring_kb": _number("ring_kb", given.get("ring_kb", _RING_KB), 32, 8192),
         "led": given.get("led"),
         "i2c": _i2c(given.get("i2c", {})),

@@ -35,7 +35,7 @@ class Link:
         self.up = False
         self.address = None
         self.connects = 0
-        self.trouble = ""
+        self.trouble = self._said = ""
 
     async def run(self, will):
         """Keep a session for ever. `will` is (topic, payload)."""
@@ -52,6 +52,7 @@ class Link:
                 wait_s = _LAST_S if error.code in (4, 5) else wait_s
             except (OSError, ValueError) as error:
                 self.trouble = "%s: %s" % (type(error).__name__, error)
+            self._say(self.trouble)
             lasted_s = (self._clock.uptime_ms() - began_ms) // 1000
             if (self._clock.uptime_ms() - self._up_ms) // 1000 >= _RESTART_S:
                 self._restart("no broker for %d minutes: %s" % (_RESTART_S // 60, self.trouble))
@@ -72,15 +73,27 @@ class Link:
                 pass
 
     def suspect(self):
-        """No rightly signed acknowledgement came from there: others are asked first."""
+        """Nothing new is acknowledged there: others are asked first, and it is not remembered."""
         if self.address not in self._suspects:
             self._suspects = (self._suspects + [self.address])[-8:]
+        if self.address == cached():
+            try:
+                os.remove(CACHE)
+            except OSError:  # a flash that takes nothing more: it is asked first once more after a restart
+                pass
+
+    def _say(self, words):
+        """On the console, for whoever sets it up: once until it changes."""
+        if words != self._said:
+            self._said = words
+            print("node:", words)
 
     async def _connected(self, address):
         self.address = address
         try:
             await self._client.connect(address[0], address[1], self._will, self._tls())
             self.up = True
+            self._say("connected to %s:%d" % address)
             self.connects += 1
             self._up_ms = self._clock.uptime_ms()
             await first(self._client.listen(), self._session(address[0]), self._still_up())
@@ -128,7 +141,7 @@ class Link:
             found = [last] if last else []
             found += [each for each in await search(self._broker["name"]) if each not in found]
             trusted = [each for each in found if each not in self._suspects]
-            self._candidates = trusted + [each for each in found if each in self._suspects]
+            self._candidates = trusted + [each for each in found or self._suspects if each in self._suspects]
         if not self._candidates:
             raise OSError("no broker answers to mDNS, and none is in the settings")
         return self._candidates.pop(0)

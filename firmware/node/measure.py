@@ -20,6 +20,7 @@ class Station:
         self._progress, self._led, self._report = progress, led, report
         self.places = [Place(each, open_sensor(each["driver"], bus, each["options"])) for each in config["sensors"]]
         self._wake = wake
+        self.retold = False  # whether something of `described` has changed since it was told
         numbers.block = self.window()
 
     def window(self):
@@ -29,7 +30,12 @@ class Station:
     def described(self):
         """Metadata by sensor for the capabilities."""
         return {
-            place.name: {"driver": place.driver, "interval_s": place.interval_s, "channels": place.sensor.CHANNELS}
+            place.name: {
+                "driver": place.driver,
+                "interval_s": place.interval_s,
+                "channels": place.sensor.CHANNELS,
+                "commands": " ".join(getattr(place.sensor, "COMMANDS", ())),
+            }
             for place in self.places
         }
 
@@ -44,7 +50,7 @@ class Station:
         """From the next measurement on."""
         place.interval_s = interval_s
         self._numbers.block = self.window()
-        place.changed = True
+        place.changed = self.retold = True
 
     async def run(self, place):
         """Measure for ever."""
@@ -76,8 +82,8 @@ class Station:
             return False
         if place.failing:
             self._report("sensor " + place.name, "answers again after %d failures" % place.failures)
-            place.failing = False
-            self._led.fault(SENSOR, any([other.failing for other in self.places]))
+            self._led.fault(SENSOR, any([other.failing for other in self.places if other is not place]))
+        place.failing = False
         uptime_ms = self._clock.uptime_ms()
         self._ring.add(self._numbers.next(), place.name, uptime_ms, self._clock.unix_ms(uptime_ms), value)
         self._wake.set()
@@ -90,6 +96,6 @@ class Place:
     def __init__(self, config, sensor):
         self.name, self.driver, self.interval_s = config["name"], config["driver"], config["interval_s"]
         self.sensor = sensor
-        self.started = self.failing = False
+        self.started, self.failing = False, None  # None until the first measurement
         self.failures = 0
         self.changed = False

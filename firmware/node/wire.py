@@ -39,6 +39,9 @@ def capabilities(config, version, described):
             "firmware_version": version,
             "sensors": list(described),
             "metadata": described,
+            "board": config["about"]["board"],
+            "mpy": config["about"]["mpy"],
+            "slots": config["about"]["slots"],
         }
     ).encode()
 
@@ -56,7 +59,7 @@ def error(code, message):
 
 def ack(payload, device, key):
     """(boot, seq) that is on the gateway's disk; WireError where it is malformed or the key did not sign it."""
-    body = _object(payload)
+    body = plain(payload)
     boot, seq = body.get("boot"), body.get("seq")
     if not isinstance(boot, str) or not isinstance(seq, int) or isinstance(seq, bool) or seq < 1:
         raise WireError("an acknowledgement names boot and seq")
@@ -65,24 +68,20 @@ def ack(payload, device, key):
     return boot, seq
 
 
-def command(payload):
-    """(name, args) of a command; WireError where it is none."""
-    body = _object(payload)
-    name, args = body.get("name"), body.get("args", {})
-    if not isinstance(name, str) or not isinstance(args, dict):
-        raise WireError("a command is {name, args}")
-    return name, args
+def signed(payload, key, *about):
+    """The object in the body of {"body", "mac"}; WireError where the key did not sign it after the lines `about`."""
+    outer = plain(payload)
+    text = outer.get("body")
+    if not isinstance(text, str):
+        raise WireError("not signed with this node's key")
+    if not same(outer.get("mac"), mac(key, *(about + (text,)))):
+        raise WireError("wrong mac: not signed with this node's key")
+    return plain(text.encode())
 
 
-def result(value=None, failure=None):
-    """The answer to a command."""
-    return json.dumps({"ok": True, "result": value} if failure is None else {"ok": False, "error": failure}).encode()
-
-
-def mac(key, device, boot, seq):
-    """32 hex digits of HMAC-SHA256 over device, boot and seq, a line each."""
-    text = "%s\n%s\n%d" % (device, boot, seq)
-    return hmac_sha256(key, text.encode())[:_MAC_DIGITS]
+def mac(key, *lines):
+    """32 hex digits of HMAC-SHA256 over these lines, joined by newlines."""
+    return hmac_sha256(key, "\n".join([str(line) for line in lines]).encode())[:_MAC_DIGITS]
 
 
 def hmac_sha256(key, text):
@@ -99,15 +98,16 @@ def hmac_sha256(key, text):
 
 def same(given, wanted):
     """Whether two texts are equal, in a time that does not depend on where they differ."""
-    if not isinstance(given, str) or len(given) != len(wanted):
+    if not isinstance(given, str) or len(given.encode()) != len(wanted):
         return False
     differs = 0
-    for a, b in zip(given, wanted):
-        differs |= ord(a) ^ ord(b)
+    for a, b in zip(given.encode(), wanted.encode()):  # a text's letters would be kept for ever, each as a name
+        differs |= a ^ b
     return differs == 0
 
 
-def _object(payload):
+def plain(payload):
+    """The object in a payload that nobody signed; WireError where it is none."""
     try:
         body = json.loads(payload) if payload.strip().endswith(b"}") else None  # the parser forgives a missing end
     except (ValueError, UnicodeError, RuntimeError):  # RuntimeError: nested too deeply

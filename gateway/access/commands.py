@@ -5,9 +5,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from gateway.access.logins import MOST_TOPICS, Issued
 from gateway.access.principal import Scope
 from gateway.command import Command, Destructive, Write
 from gateway.store.types import TokenRow
+
+NodeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
 
 class TokenCreate(Write):
@@ -49,15 +52,104 @@ class TokenRotate(Destructive):
         return self.name
 
 
-class NodeAdd(Write):
-    """Give a node its key, so that it can tell our acknowledgements from a false broker's."""
+class OfNode(Write):
+    """A write whose target is a node, or another device with a login at the broker."""
 
-    command: Literal["add_node"] = "add_node"
-    device: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+    device: NodeId
 
     @property
     def target(self) -> str:
         return self.device
+
+
+class NodeAdd(OfNode):
+    """Give a node its login at the broker and its key, by which it tells our acknowledgements from a false broker's.
+    With topics it is a device of another maker, which may write and read these and has no key."""
+
+    command: Literal["add_node"] = "add_node"
+    write: Annotated[tuple[str, ...], Field(max_length=MOST_TOPICS)] = ()
+    read: Annotated[tuple[str, ...], Field(max_length=MOST_TOPICS)] = ()
+
+    @property
+    def detail(self) -> str:
+        words = [f"write {topic}" for topic in self.write] + [f"read {topic}" for topic in self.read]
+        return ", ".join(words)[:500]
+
+
+class NodeRotate(OfNode):
+    """Another password for a login, and with `key` another key for the node; the ones before end at once."""
+
+    command: Literal["rotate_node_login"] = "rotate_node_login"
+    key: bool = False
+
+    @property
+    def detail(self) -> str:
+        return "with the key" if self.key else ""
+
+
+class NodeRevoke(Destructive):
+    """End a login, and the node's key with it; who uses it is disconnected at once."""
+
+    command: Literal["revoke_node_login"] = "revoke_node_login"
+    device: NodeId
+
+    @property
+    def target(self) -> str:
+        return self.device
+
+
+class NodeLogins(Command):
+    command: Literal["list_node_logins"] = "list_node_logins"
+
+
+class ViewAuthority(Command):
+    """The certificate authority of the broker's TLS port, made at its first use."""
+
+    command: Literal["view_authority"] = "view_authority"
+
+
+class NodeIssued(BaseModel):
+    """New secrets, shown this once; None where there is none or it stays as it was."""
+
+    device: str
+    key: str | None
+    user: str | None
+    password: str | None
+    note: str = ""
+
+    @classmethod
+    def of(cls, issued: Issued) -> "NodeIssued":
+        user = issued.user if issued.password is not None else None
+        return cls(device=issued.user, key=issued.key, user=user, password=issued.password, note=issued.note)
+
+
+class NodeLoginView(BaseModel):
+    """A login without its secrets. `connected_since` is None where it is not connected, or nobody here can know."""
+
+    device: str
+    kind: str
+    created: datetime
+    rotated: datetime | None
+    revoked: datetime | None
+    has_key: bool
+    connected_since: datetime | None
+    last_heard: datetime | None
+    may_write: list[str]
+    may_read: list[str]
+
+
+class NodeLoginViews(BaseModel):
+    """`note`: why nobody has to log in, where that is so."""
+
+    logins: list[NodeLoginView]
+    note: str = ""
+
+
+class AuthorityView(BaseModel):
+    """`pem` is the certificate that nodes trust; `der_base64` the same in the form that they read."""
+
+    pem: str
+    der_base64: str
 
 
 class TokenView(BaseModel):

@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
 from gateway.broker.config import MAX_INFLIGHT
 from gateway.broker.embedded import PROMISES_NOT, embedded, installed
 from gateway.broker.errors import BrokerError
-from gateway.broker.mosquitto import find, mosquitto
+from gateway.broker.local import AUTO, Address, LocalBroker, People, Tls
+from gateway.broker.mosquitto import find
 from gateway.broker.supervise import ChildBroker
+
+LOOPBACK = "127.0.0.1"
 
 
 class BrokerKind(StrEnum):
@@ -54,13 +58,20 @@ def choose(kind: str) -> Choice:
 
 
 def start(
-    choice: Choice, host: str, port: int, folder: Path, *, on_problem: Callable[[str], None] = lambda _text: None
-) -> ChildBroker | None:
-    """The child that has to run (`async with` it), None where the broker is somebody else's."""
+    choice: Choice,
+    address: Address,
+    folder: Path,
+    people: People,
+    *,
+    now: Callable[[], datetime],
+    tls: Tls | None = None,
+    say: Callable[[str], None] = lambda _text: None,
+) -> LocalBroker | ChildBroker | None:
+    """The broker that has to run (`async with` it), None where it is somebody else's; `say` hears where it listens."""
     match choice.kind:
         case BrokerKind.MOSQUITTO:
-            return mosquitto(host, port, folder, on_problem=on_problem)
+            return LocalBroker(address, folder, people, now=now, tls=tls, say=say)
         case BrokerKind.EMBEDDED:
-            return embedded(host, port, on_problem=on_problem)
+            return embedded(LOOPBACK if address.host == AUTO else address.host, address.port)
         case BrokerKind.EXTERNAL:
             return None

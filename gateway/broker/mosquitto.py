@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gateway.broker.config import DATABASE, mosquitto_conf
+from gateway.broker.config import DATABASE, EVERYWHERE, Doors, mosquitto_conf
 from gateway.broker.errors import BrokerError
 from gateway.broker.supervise import ChildBroker
 
@@ -20,20 +20,28 @@ def find() -> str | None:
 
 
 def mosquitto(
-    host: str, port: int, folder: Path, *, on_problem: Callable[[str], None] = lambda _text: None
+    doors: Callable[[], Doors],
+    folder: Path,
+    *,
+    write: Callable[[], None] = lambda: None,
+    on_problem: Callable[[str], None] = lambda _text: None,
+    on_line: Callable[[str], None] = lambda _line: None,
 ) -> ChildBroker:
-    """A broker on loopback with its configuration and data in `folder`; BrokerError where it is not installed."""
+    """A broker with its configuration and data in `folder`; BrokerError where it is not installed. Before each start
+    `doors` is asked where it listens, and `write` puts there what else it reads."""
     binary = find()
     if binary is None:
         raise BrokerError('mosquitto is not installed: install it, or set broker = "embedded" in [mqtt] for a demo')
     folder = folder.absolute()
-    text = mosquitto_conf(host, port, folder, getpass.getuser())
     conf = folder / "mosquitto.conf"
+    first = doors()
+    mosquitto_conf(first, folder, getpass.getuser())  # what is wrong with it is said at once
 
     def prepare() -> None:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            conf.write_text(text, encoding="utf-8")
+            write()
+            conf.write_text(mosquitto_conf(doors(), folder, getpass.getuser()), encoding="utf-8")
         except OSError as error:
             raise BrokerError(f"the broker's folder cannot be written ({error}): choose another with --data") from error
 
@@ -41,12 +49,14 @@ def mosquitto(
     return ChildBroker(
         "mosquitto",
         program,
-        host,
-        port,
+        first.host or EVERYWHERE,
+        first.port,
         prepare=prepare,
         repair=lambda output: set_aside(folder / DATABASE, output, datetime.now(UTC)),
         on_problem=on_problem,
+        on_line=on_line,
         lock=folder / "lock",
+        ready_port=first.inner_port or None,
     )
 
 

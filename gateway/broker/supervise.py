@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 READY_WITHIN_S = 20.0
 STOP_WITHIN_S = 5.0
 PREVIOUS_WITHIN_S = 30.0  # a full queue on a slow card
+SAVED_WITHIN_S = 30.0  # the same: what is not saved is lost
+ASK_AGAIN_S = 0.5
 LOOK_EVERY_S = 0.1  # between lines of output, which usually come first
 RETRY_FIRST_S = 0.2
 RETRY_LAST_S = 60.0
@@ -33,7 +35,8 @@ class ChildBroker:
 
     `program` is an absolute command line. `prepare` runs before each start. `repair` is asked once a start when the
     process ended before it was ready: given its output it may put something right and say what. `on_problem` hears of
-    deaths and repairs, one line each. `ready` is set while it is known to accept connections.
+    deaths and repairs, one line each, `on_line` every word of it. `ready` is set while it is known to accept
+    connections, on loopback at `ready_port` where that is not its own.
     """
 
     def __init__(
@@ -46,12 +49,16 @@ class ChildBroker:
         prepare: Callable[[], None] = lambda: None,
         repair: Callable[[str], str | None] = lambda _output: None,
         on_problem: Callable[[str], None] = lambda _text: None,
+        on_line: Callable[[str], None] = lambda _line: None,
         lock: Path | None = None,
+        ready_port: int | None = None,
     ) -> None:
         self._lock_file, self._lock = lock, -1
         self.name, self.host, self.port = name, host, port
         self._program = tuple(program)
-        self._prepare, self._repair, self._on_problem = prepare, repair, on_problem
+        self._prepare, self._repair, self._on_problem, self._on_line = prepare, repair, on_problem, on_line
+        self._ready_at = (host, port) if ready_port is None else ("127.0.0.1", ready_port)
+        self._renewed: asyncio.Future[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._output: deque[str] = deque(maxlen=KEPT_LINES)
@@ -100,6 +107,18 @@ class ChildBroker:
             os.close(self._lock)
             self._lock = -1
 
+    async def renew(self, host: str) -> None:
+        """Begin again in an orderly way, as `prepare` says by now, and from now on be known to listen on `host`.
+        BrokerError where it does not start so; it is tried again until it does."""
+        self.host = host
+        if self._renewed is None:
+            self._renewed = asyncio.get_running_loop().create_future()
+        renewed = self._renewed
+        self.ready.clear()
+        if self._process is not None:
+            await _ended(self._process, SAVED_WITHIN_S)
+        await asyncio.shield(renewed)
+
     @property
     def pid(self) -> int | None:
         """The process id of the broker while there is one."""
@@ -114,16 +133,32 @@ class ChildBroker:
             if self._process is not None:
                 code = await self._process.wait()
                 self.ready.clear()
-                self._problem(f"{self.name} ended with {code}, starting it again: {self._last()}")
-            if loop.time() - began_s > LIVED_S:
+                if self._renewed is None:
+                    self._problem(f"{self.name} ended with {code}, starting it again: {self._last()}")
+            if loop.time() - began_s > LIVED_S or self._renewed is not None:
                 delay_s = RETRY_FIRST_S
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, RETRY_LAST_S)
+            if self._renewed is None:
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, RETRY_LAST_S)
+            failed: BrokerError | None = None
             try:
                 await self._start()
             except BrokerError as error:
+                failed = error
                 self._problem(str(error))
                 await self._end()
+            self._tell_renewed(failed)
+
+    def _tell_renewed(self, failed: BrokerError | None) -> None:
+        """Whoever waits for a new beginning hears how this one went."""
+        renewed, self._renewed = self._renewed, None
+        if renewed is None:
+            return
+        if failed is None:
+            renewed.set_result(None)
+        else:
+            renewed.set_exception(failed)
+            renewed.exception()  # whoever waited may be gone
 
     async def _start(self) -> None:
         """Start it and wait until it accepts connections; one repair is allowed."""
@@ -159,7 +194,7 @@ class ChildBroker:
             async with asyncio.timeout(READY_WITHIN_S):
                 while process.returncode is None:
                     self._said.clear()
-                    if await _accepts(self.host, self.port):
+                    if await _accepts(*self._ready_at):
                         return True
                     with suppress(TimeoutError):
                         async with asyncio.timeout(LOOK_EVERY_S):
@@ -180,21 +215,15 @@ class ChildBroker:
                 continue
             self._output.append(line)
             self._said.set()
+            self._on_line(line)
             log.log(logging.WARNING if "rror" in line else logging.DEBUG, "%s: %s", self.name, line)
 
     async def _end(self) -> None:
         """No process and no reader are left when this returns."""
         self.ready.clear()
         process, self._process = self._process, None
-        if process is not None and process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.terminate()
-            try:
-                async with asyncio.timeout(STOP_WITHIN_S):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+        if process is not None:
+            await _ended(process, STOP_WITHIN_S)
         reader, self._reader = self._reader, None
         if reader is not None:
             await reader
@@ -207,6 +236,21 @@ class ChildBroker:
     def _problem(self, text: str) -> None:
         log.warning("%s", text)
         self._on_problem(text)
+
+
+async def _ended(process: asyncio.subprocess.Process, within_s: float) -> None:
+    """Ask it to end, and end it where it does not. Asked again and again: mosquitto forgets it where it just starts."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.terminate()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(ASK_AGAIN_S):
+                        await process.wait()
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
 
 
 def check_port(host: str, port: int) -> None:

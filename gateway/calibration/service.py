@@ -1,4 +1,4 @@
-"""Calibrating wired sensors while they are read: guarded, read back, judged accordingly, and written down."""
+"""Calibrating sensors while they are read: guarded, read back, judged accordingly, and written down."""
 
 import asyncio
 import logging
@@ -37,9 +37,10 @@ class Declined(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A wired sensor that can be calibrated, with its driver's options as configured.
+    """A sensor that can be calibrated, with its driver's options as configured.
 
-    `pressure_from` is the sensor of its device that tells it the pressure, None where nobody does.
+    `pressure_from` is the sensor of its device that tells it the pressure, None where nobody does. `keeper` is who
+    reads it: at its restart a pressure is forgotten.
     """
 
     device: str
@@ -48,6 +49,7 @@ class Target:
     channels: Sequence[Channel]
     options: Any
     pressure_from: str | None = None
+    keeper: str = "gateway"
 
     @property
     def name(self) -> str:
@@ -70,7 +72,7 @@ class Outcome:
 
 
 class Calibrations:
-    """All sensors that can be calibrated.
+    """All sensors that can be calibrated: the wired ones, and what `find` (device, sensor) knows beside.
 
     `record` keeps an event before anybody hears that it is done; `note` keeps one without waiting for the disk, where a
     sensor is being read. `doubt` tells the judge.
@@ -85,7 +87,9 @@ class Calibrations:
         note: Callable[[Event], None],
         doubt: Doubted,
         clock: Clock,
+        find: Callable[[str, str], Target | None] = lambda _device, _sensor: None,
     ) -> None:
+        self._find = find
         self._targets = {(each.device, each.sensor): each for each in targets}
         self._recent, self._record, self._note, self._doubt, self._clock = recent, record, note, doubt, clock
 
@@ -201,10 +205,13 @@ class Calibrations:
             log.error("event not kept (%s, %s by %s): %s", target.device, text, detail["by"], error)
 
     def _target(self, device: str, sensor: str) -> Target:
-        target = self._targets.get((device, sensor))
+        target = self._targets.get((device, sensor)) or self._find(device, sensor)
         if target is None:
             known = ", ".join(sorted(each.name for each in self._targets.values())) or "none on this gateway"
-            raise LookupError(f"{device}/{sensor} is no wired sensor that can be calibrated; those are: {known}")
+            raise LookupError(
+                f"{device}/{sensor} is no wired sensor that can be calibrated; those are: {known}; "
+                "nor is it one that a node of ours told of"
+            )
         return target
 
     def _now_s(self) -> float:
@@ -232,7 +239,7 @@ def _remarks(change: Change, target: Target) -> list[str]:
     if configured is not None:
         return [f"the configuration says {change.OPTION} = {configured}, which comes back at the gateway's next start"]
     if isinstance(change, Pressure):
-        return ["the pressure is forgotten at the gateway's next start; keep it as options.pressure_hpa"]
+        return [f"the pressure is forgotten at the {target.keeper}'s next start; keep it as options.pressure_hpa"]
     return []
 
 

@@ -1,4 +1,4 @@
-"""`gateway token`, `node`, `forget` and `status`: they work while the gateway runs and while it does not."""
+"""`gateway token`, `forget` and `status`: they work while the gateway runs and while it does not."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.cli import data
-from gateway.control import ForgetReadings, NodeAdd, Status, TokenCreate, TokenList, TokenRevoke, TokenRotate
+from gateway.control import ForgetReadings, Status, TokenCreate, TokenList, TokenRevoke, TokenRotate
 
 
 def token_create(options: argparse.Namespace) -> int:
@@ -57,12 +57,6 @@ def token_rotate(options: argparse.Namespace) -> int:
 def token_revoke(options: argparse.Namespace) -> int:
     """Refuse a token from now on."""
     print(data.send(TokenRevoke(name=options.name, confirm=True), data.folder(options.data))["done"], file=sys.stderr)
-    return 0
-
-
-def node_add(options: argparse.Namespace) -> int:
-    """Print the node's new key alone on standard output."""
-    print(data.send(NodeAdd(device=options.device), data.folder(options.data))["secret"])
     return 0
 
 

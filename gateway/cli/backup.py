@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway import __version__
-from gateway.access import identity
+from gateway.access import authority, identity
 from gateway.cli import data, passphrase
 from gateway.cli.progress import Bar
 from gateway.cli.run import DEFAULT_CONFIG
@@ -17,7 +17,7 @@ from gateway.store.backups.archive import Archive, Manifest
 from gateway.store.errors import BackupError
 from gateway.store.exchange.errands import TakeSnapshot
 
-IDENTITY_FILES = (identity.ID, identity.KEY, identity.CERTIFICATE)
+IDENTITY_FILES = (identity.ID, identity.KEY, identity.CERTIFICATE, authority.FILE)
 
 
 def backup_command(options: argparse.Namespace) -> int:

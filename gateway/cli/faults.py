@@ -7,10 +7,11 @@ from gateway.access.identity import IdentityError
 from gateway.broker.errors import BrokerError
 from gateway.config import ConfigError
 from gateway.control import ControlError
+from gateway.nodes.provision.errors import ProvisionError
 from gateway.store.errors import StoreError
 from gateway.web.serve import PortTaken
 
-EXPLAINED = (ConfigError, ControlError, StoreError, IdentityError, BrokerError, PortTaken, DriverError)
+EXPLAINED = (ConfigError, ControlError, StoreError, IdentityError, BrokerError, PortTaken, DriverError, ProvisionError)
 """Kinds whose message already names the value, the rule and the way out."""
 
 

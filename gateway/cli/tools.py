@@ -1,13 +1,10 @@
-"""`gateway drivers` and `gateway simulate`."""
+"""`gateway drivers`."""
 
 import argparse
-import asyncio
 import json
-import sys
 from typing import Any
 
 from drivers import registry
-from gateway.cli.run import address
 
 
 def drivers(options: argparse.Namespace) -> int:
@@ -30,12 +27,3 @@ def drivers(options: argparse.Namespace) -> int:
     for row in rows:
         print(f"{row['driver']:12} {row['bus']:10} {', '.join(f'{k} ({u})' for k, u in row['quantities'].items())}")
     return 0
-
-
-def simulate(options: argparse.Namespace) -> int:
-    """Run nodes until interrupted."""
-    from gateway.nodes import simulated
-
-    host, port = address("--mqtt", options.mqtt)
-    print(f"{options.nodes} nodes against {host}:{port}, Ctrl-C ends them", file=sys.stderr)
-    return asyncio.run(simulated.fleet(options.nodes, host, port, options.interval))

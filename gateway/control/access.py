@@ -1,4 +1,4 @@
-"""Tokens and nodes' keys as commands, and what the gateway says of itself."""
+"""Tokens as commands, and what the gateway says of itself."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from gateway.access.commands import NodeAdd, TokenCreate, TokenList, TokenRevoke, TokenRotate, TokenView, TokenViews
+from gateway.access.commands import TokenCreate, TokenList, TokenRevoke, TokenRotate, TokenView, TokenViews
 from gateway.access.principal import Principal, Scope
 from gateway.access.tokens import NAME, TokenError, Tokens
 from gateway.clock import Clock
@@ -56,16 +56,15 @@ class StatusView(BaseModel):
 
 
 class AccessCommands:
-    """Runs them. `add_node` makes and stores a node's key; `status` is None where no gateway runs."""
+    """Runs them. `status` is None where no gateway runs."""
 
     def __init__(
         self,
         tokens: Tokens,
         clock: Clock,
-        add_node: Callable[[str], Awaitable[str]],
         status: Callable[[], Awaitable[StatusView]] | None = None,
     ) -> None:
-        self._tokens, self._clock, self._add_node, self._status = tokens, clock, add_node, status
+        self._tokens, self._clock, self._status = tokens, clock, status
 
     def handlers(self) -> Mapping[type[Any], Handler]:
         found: dict[type[Any], Handler] = {
@@ -73,7 +72,6 @@ class AccessCommands:
             TokenList: self._list,
             TokenRevoke: self._revoke,
             TokenRotate: self._rotate,
-            NodeAdd: self._add,
         }
         return found | ({Status: self._show} if self._status is not None else {})
 
@@ -113,12 +111,6 @@ class AccessCommands:
 
         self._tokens.named(command.name)
         return Plan(f"would end the secret of token {command.name!r} and make another", do)
-
-    async def _add(self, command: NodeAdd, _principal: Principal) -> Plan:
-        async def do() -> BaseModel:
-            return Created(name=command.device, secret=await self._add_node(command.device))
-
-        return Plan(f"would make a key for node {command.device!r}; one that it has already would end", do)
 
     async def _show(self, _command: Status, _principal: Principal) -> BaseModel:
         assert self._status is not None

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from gateway.access.logins import Issued
 from gateway.access.principal import Principal, Scope
 from gateway.clock import Clock
 from gateway.command import ControlError, Done
@@ -41,8 +42,8 @@ ARGUMENTS = {field: name for name, field in FIELDS.items()}
 
 
 class HouseCommands:
-    """Runs them. `node_key` gives a node its key, None where it has one; `delete` forgets a device for good; `changed`
-    hears which device was changed, "" for a zone."""
+    """Runs them. `node_login` gives a node its login and key, None where it has one; `delete` forgets a device for
+    good; `changed` hears which device was changed, "" for a zone."""
 
     def __init__(
         self,
@@ -51,12 +52,12 @@ class HouseCommands:
         tasks: Tasks,
         clock: Clock,
         *,
-        node_key: Callable[[str], Awaitable[str | None]],
+        node_login: Callable[[str], Awaitable[Issued | None]],
         delete: Callable[[str, Progress], Awaitable[int]],
         changed: Callable[[str], None] = lambda _device: None,
     ) -> None:
         self._store, self._registry, self._tasks, self._clock = store, registry, tasks, clock
-        self._node_key, self._delete, self._changed = node_key, delete, changed
+        self._node_login, self._delete, self._changed = node_login, delete, changed
 
     def handlers(self) -> Mapping[type[Any], Handler]:
         return {
@@ -121,20 +122,27 @@ class HouseCommands:
         async def do() -> BaseModel:
             await self._registry.edit(command.device, fields | {"claimed": "yes"}, principal.name)
             self._changed(command.device)
-            key, note = await self._key_of(command.device, principal) if is_node else (None, "")
+            issued, note = await self._login_of(command.device, principal) if is_node else (None, "")
             claimed = self._registry.claimed(command.device)
             assert claimed is not None
-            return Claimed(device=command.device, claimed=claimed, key=key, note=note)
+            shown = Claimed(device=command.device, claimed=claimed, note=note)
+            if issued is None:
+                return shown
+            user = issued.user if issued.password is not None else None
+            return shown.model_copy(update={"key": issued.key, "user": user, "password": issued.password})
 
         keyed = is_node and principal.scope >= Scope.ADMIN
-        return Plan(f"this claims {command.device}{' and makes a key for it' if keyed else ''}", do)
+        return Plan(f"this claims {command.device}{' and makes a key and a login for it' if keyed else ''}", do)
 
-    async def _key_of(self, node: str, principal: Principal) -> tuple[str | None, str]:
-        """Its new key, for an admin's eyes only, and what to say of it."""
+    async def _login_of(self, node: str, principal: Principal) -> tuple[Issued | None, str]:
+        """Its new key and password, for an admin's eyes only, and what to say of them."""
         if principal.scope < Scope.ADMIN:
             return None, f"for its key an admin runs `gateway node add {node}`"
-        key = await self._node_key(node)
-        return key, "keep the key: it is not shown again" if key else "it had its key already"
+        issued = await self._node_login(node)
+        if issued is None:
+            return None, "it had its key already"
+        kept = "keep the key and the password: they are" if issued.password else "keep the key: it is"
+        return issued, f"{kept} not shown again{'; ' if issued.note else ''}{issued.note}"
 
     async def _forget(self, command: DeleteDevice, principal: Principal) -> Plan:
         self._registry.device(command.device)

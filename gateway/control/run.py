@@ -6,7 +6,17 @@ from typing import Annotated
 from pydantic import BaseModel, Field, TypeAdapter
 
 from gateway.access.audit import Audit
-from gateway.access.commands import NodeAdd, TokenCreate, TokenList, TokenRevoke, TokenRotate
+from gateway.access.commands import (
+    NodeAdd,
+    NodeLogins,
+    NodeRevoke,
+    NodeRotate,
+    TokenCreate,
+    TokenList,
+    TokenRevoke,
+    TokenRotate,
+    ViewAuthority,
+)
 from gateway.access.policy import Decision, Plain, allow
 from gateway.access.principal import Principal
 from gateway.calibration.commands import (
@@ -25,6 +35,24 @@ from gateway.control.data import ForgetReadings
 from gateway.control.pairing import AppDecide, PairingOpen
 from gateway.jail.commands import ApproveTool, DeleteSavedQuery, RegisterTool, RemoveTool, SaveQuery, ToolList
 from gateway.nodes.commands import SendCommand
+from gateway.nodes.ota.commands import (
+    FirmwareAdd,
+    FirmwareDistrust,
+    FirmwareKeys,
+    FirmwareList,
+    FirmwareRemove,
+    FirmwareTrust,
+)
+from gateway.nodes.ota.rollout_commands import (
+    AbortRollout,
+    NodeFirmwareList,
+    PauseRollout,
+    ResumeRollout,
+    RolloutList,
+    RolloutShow,
+    UpdateFirmware,
+)
+from gateway.nodes.provision.commands import AwaitReading
 from gateway.registry.commands import (
     ClaimDevice,
     DeleteDevice,
@@ -47,6 +75,11 @@ AnyCommand = Annotated[
     | PairingOpen
     | AppDecide
     | NodeAdd
+    | NodeRotate
+    | NodeRevoke
+    | NodeLogins
+    | ViewAuthority
+    | AwaitReading
     | Status
     | ForgetReadings
     | TakeSnapshot
@@ -75,7 +108,20 @@ AnyCommand = Annotated[
     | ToolList
     | RegisterTool
     | ApproveTool
-    | RemoveTool,
+    | RemoveTool
+    | FirmwareTrust
+    | FirmwareDistrust
+    | FirmwareKeys
+    | FirmwareAdd
+    | FirmwareList
+    | FirmwareRemove
+    | UpdateFirmware
+    | RolloutShow
+    | RolloutList
+    | NodeFirmwareList
+    | PauseRollout
+    | ResumeRollout
+    | AbortRollout,
     Field(discriminator="command"),
 ]
 COMMAND: TypeAdapter[Command] = TypeAdapter(AnyCommand)

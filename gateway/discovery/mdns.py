@@ -9,7 +9,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -30,14 +30,14 @@ _SETTLE_S = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What to announce; a port of None is not."""
+    """What to announce; a port of None is not. `mqtt` is the broker's port and that with TLS, 0 for none."""
 
     name: str
     gateway_id: str
     fingerprint: str
     https_port: int
     http_port: int | None = None
-    mqtt_port: int | None = None
+    mqtt: tuple[int, int] | None = None
     version: str = ""
     mcp_revisions: tuple[str, ...] = ()
 
@@ -54,10 +54,12 @@ class Announcement:
         advert = Advert(
             self.gateway_id, self.name, self.version, self.mcp_revisions, self.fingerprint, http_port=self.http_port
         )
+        port, tls_port = self.mqtt or (None, 0)
+        broker = {"txtvers": "1", "id": self.gateway_id} | ({"tls": str(tls_port)} if tls_port else {})
         ports: list[tuple[str, int | None, dict[str, str]]] = [
             (MCP, self.https_port, encode(advert)),
             (HTTP, self.http_port, {"path": "/"}),
-            (MQTT, self.mqtt_port, {"txtvers": "1", "id": self.gateway_id}),
+            (MQTT, port, broker),
         ]
         return [
             ServiceInfo(
@@ -77,7 +79,7 @@ class Announcer:
     """`async with Announcer(...)`: announced while inside, with this machine's addresses as they change.
 
     Entering does not wait for the network, and nothing is raised for the network's sake: without multicast it warns,
-    and tries again when an address changes. A port of None is not announced; `mqtt_port` only if the broker listens off
+    and tries again when an address changes. A port of None is not announced; `mqtt` only while the broker listens off
     loopback.
     """
 
@@ -91,10 +93,10 @@ class Announcer:
         https_port: int,
         version: str,
         mcp_revisions: Sequence[str],
-        mqtt_port: int | None = None,
+        mqtt: tuple[int, int] | None = None,
     ) -> None:
         self._announcement = Announcement(
-            name, gateway_id, fingerprint, https_port, http_port, mqtt_port, version, tuple(mcp_revisions)
+            name, gateway_id, fingerprint, https_port, http_port, mqtt, version, tuple(mcp_revisions)
         )
         self._stack = contextlib.AsyncExitStack()
         self._changed = asyncio.Event()
@@ -106,6 +108,11 @@ class Announcer:
     def instance(self) -> str | None:
         """The name under which the gateway is announced now (a conflict makes it another), None if it is not."""
         return self._infos[0].get_name() if self._infos else None
+
+    async def broker(self, mqtt: tuple[int, int] | None) -> None:
+        """From now on the broker listens there, or on loopback only."""
+        self._announcement = replace(self._announcement, mqtt=mqtt)
+        self._changed.set()
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(watching(self._changed.set))
@@ -155,6 +162,7 @@ class Announcer:
         # Not only for new addresses: a fresh IPv6 address cannot be bound until it is known to be unique, and the
         # kernel's second word about it shows no difference here. Where nothing is to do, nothing is done.
         await zeroconf.async_update_interfaces(multicast_interfaces(now))
+        await self._follow_broker(zeroconf)
         if (ips := reachable(now)) == self._ips:
             return
         for info in self._infos:
@@ -162,6 +170,19 @@ class Announcer:
         self._ips = ips
         await asyncio.gather(*[await zeroconf.async_update_service(info) for info in self._infos])
         log.info("addresses changed, announced with %s", ", ".join(ips) or "none")
+
+    async def _follow_broker(self, zeroconf: "AsyncZeroconf") -> None:
+        """Add or take away the broker's record where that changed."""
+        wanted = next((info for info in self._announcement.services(self._ips) if info.type == MQTT), None)
+        known = next((info for info in self._infos if info.type == MQTT), None)
+        if known is not None and (wanted is None or (wanted.port, wanted.text) != (known.port, known.text)):
+            self._infos.remove(known)
+            await (await zeroconf.async_unregister_service(known))
+            known = None
+        if wanted is not None and known is None:
+            sent = await zeroconf.async_register_service(wanted, allow_name_change=True)
+            self._infos.append(wanted)
+            await sent
 
     async def _close(self) -> None:
         """Say goodbye (TTL 0) and let go of the sockets."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from drivers.model import Quality, Reason
+from gateway.ingest.quality import mark
 from gateway.reading import Message
 
 PACE_FROM_S = 2.0  # closer messages say nothing about pace
@@ -100,6 +101,12 @@ class Dating:
         boot = self.seen(message.device, message.delivery.boot, message.uptime_ms, received)
         time = datetime.fromtimestamp(boot.best_s + message.uptime_ms / 1000, UTC)
         return _moved(message, min(time, received), boot.live)
+
+
+def undated(message: Message) -> Message:
+    """Its sender has no clock and it did not come straight away: the time of receipt is only the latest it can be."""
+    readings = tuple(mark(r, Quality.UNCERTAIN, Reason.TIME_UNKNOWN) for r in message.readings)
+    return Message(message.device, message.sensor, readings, None, message.uptime_ms, message.timed)
 
 
 def _moved(message: Message, time: datetime, known: bool) -> Message:

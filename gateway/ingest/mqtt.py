@@ -4,10 +4,9 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -15,19 +14,21 @@ from typing import Any, Self
 from paho.mqtt.client import MQTT_ERR_SUCCESS, Client, ConnectFlags
 from paho.mqtt.enums import CallbackAPIVersion
 
-from drivers.model import Quality, Reason
 from gateway.clock import Clock
 from gateway.ingest import wire
 from gateway.ingest.acks import Acks, Outgoing
 from gateway.ingest.client import BulkClient, Publish
-from gateway.ingest.dating import Dating
+from gateway.ingest.dating import Dating, undated
+from gateway.ingest.flood import Door, Limits, Reports
 from gateway.ingest.foreign import Foreign
+from gateway.ingest.hooks import Hooks
 from gateway.ingest.pipeline import Done, Pipeline
-from gateway.ingest.quality import mark
 from gateway.ingest.wire import Kind, WireError
 from gateway.reading import Message
 from gateway.store.errors import StoreError
 from gateway.store.types import Commit, Event
+
+__all__ = ["Hooks", "MqttIngest"]
 
 log = logging.getLogger(__name__)
 
@@ -35,29 +36,11 @@ KEEPALIVE_S = 30
 RETRY_FIRST_S = 0.25
 RETRY_LAST_S = 30.0
 NOTES_LIMIT = 256  # capabilities, statuses, errors that wait for their hooks
-REPORTS_LIMIT = 4096
-REPORT_EVERY_S = 60.0  # one report a device and kind: a broken node must not fill the card
 FLUSH_WITHIN_S = 5.0
 HEARD_OUT_WITHIN_S = 1.0
 NO_TOPIC = "ambient-gateway/nothing"
 DRAINED_AFTER_S = 0.2  # a pause this long after a connect: what the broker had kept has arrived
 DRAINED_BY_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """What becomes of messages that are no readings. A hook may raise StoreError; it is reported and the next follows.
-
-    `node_key` signs acknowledgements; it is called in the loop for each acknowledgement and must not wait.
-    `on_boot_known` is called, from any thread, when what a boot sent undated can be dated: its start.
-    """
-
-    on_capabilities: Callable[[str, Mapping[str, Any]], Awaitable[None]]
-    on_status: Callable[[str, bool], Awaitable[None]]
-    on_error: Callable[[str, wire.DeviceError], Awaitable[None]]
-    on_problem: Callable[[Event], Awaitable[None]]
-    node_key: Callable[[str], bytes | None] = lambda _device: None
-    on_boot_known: Callable[[str, str, datetime], None] = lambda _device, _boot, _start: None
 
 
 @dataclass(slots=True)
@@ -92,21 +75,23 @@ class MqttIngest:
         username: str | None = None,
         password: str | None = None,
         foreign: Foreign | None = None,
+        door: Door | None = None,
     ) -> None:
         self._host, self._port = host, port
         self._foreign = foreign
+        self.door = door or Door(Limits())
         self._pipeline, self._hooks, self._clock = pipeline, hooks, clock
         self._client_id, self._username, self._password = client_id, username, password
         self.counts = MqttCounts()
         self._dating = Dating(on_known=hooks.on_boot_known)
         self._acks = Acks(hooks.node_key)
-        self._reported: dict[tuple[str, str], float] = {}
+        self._reports = Reports()
         self._guard = threading.Lock()  # connection generation against acknowledgements from the loop
         self._generation = 0
         self._connected = False
         self._unsent: list[tuple[int, Sequence[int]]] = []
         self._paused = False
-        self._draining, self._connected_s, self._heard_s = False, 0.0, 0.0
+        self._draining, self._connected_s, self._heard_s, self._now_s = False, 0.0, 0.0, 0.0
         self._stop = threading.Event()
         self._room = threading.Semaphore(NOTES_LIMIT)
         self._group = asyncio.TaskGroup()
@@ -224,7 +209,8 @@ class MqttIngest:
             return  # not acknowledged: the broker keeps it
         taken: list[Message] = []
         mids: list[int] = []
-        trusted = self._clock.trusted()
+        trusted, self._now_s = self._clock.trusted(), self._loop.time()
+        self._kept_by_broker(repeated=False)
         for packet in packets:
             try:
                 messages = self._take(packet, trusted)
@@ -250,12 +236,19 @@ class MqttIngest:
             if others is not None:
                 return others
         where = wire.route(packet.topic)
+        if not self._admits(where.device, note=where.kind is not Kind.DATA):
+            self._forget(packet)
+            return ()
         if where.kind is not Kind.DATA:
             self._note(where, packet)
             return ()
         now = self._clock.now()
         message, problems = wire.decode_data(packet.topic, packet.payload, now, trusted)
         self.counts.received += 1
+        if message.delivery is not None and not self.door.boot(where.device, message.delivery.boot, self._now_s):
+            self._report(*self.door.why(where.device))
+            self._forget(packet)
+            return ()
         late = self._kept_by_broker(packet.dup)
         if problems:
             self._report("refused", message.device, f"{packet.topic}: {'; '.join(problems)}")
@@ -265,7 +258,7 @@ class MqttIngest:
                 self._forget(packet)
                 return ()
             if late:
-                message = _undated(message)
+                message = undated(message)
         return (self._dating.date(message, now, trusted),)
 
     def _said_by_others(self, foreign: Foreign, packet: Publish, trusted: bool) -> Sequence[Message] | None:
@@ -277,15 +270,25 @@ class MqttIngest:
         self.counts.received += len(decoded.messages)
         for device, rules in decoded.problems:
             self._report("refused", device, f"{packet.topic}: {rules}")
-        notes = [partial(self._hooks.on_capabilities, device, told) for device, told in decoded.capabilities]
-        notes += [partial(self._hooks.on_status, device, online) for device, online in decoded.statuses]
-        kept = [message for message in decoded.messages if message.timed or not packet.retain]
-        self.counts.stale += len(decoded.messages) - len(kept)
+        told = [(device, partial(self._hooks.on_capabilities, device, said)) for device, said in decoded.capabilities]
+        told += [(device, partial(self._hooks.on_status, device, online)) for device, online in decoded.statuses]
+        notes = [handle for device, handle in told if self._admits(device, note=True)]
+        fresh = [message for message in decoded.messages if message.timed or not packet.retain]
+        kept = [message for message in fresh if self._admits(message.device)]
+        self.counts.stale += len(decoded.messages) - len(fresh)
         for number, handle in enumerate(notes, 1):
             self._later(handle, self._done(packet) if number == len(notes) and not kept else None)
         if not notes and not kept:
             self._forget(packet)
-        return [message if message.timed or not late else _undated(message) for message in kept]
+        return [message if message.timed or not late else undated(message) for message in kept]
+
+    def _admits(self, device: str, *, note: bool = False) -> bool:
+        """Whether a device may say one thing more; where it may not that is told now and then."""
+        taken = self.door.message(device, self._now_s, self._draining)
+        if taken and (not note or self.door.note(device, self._now_s)):
+            return True
+        self._report(*self.door.why(device))
+        return False
 
     def _kept_by_broker(self, repeated: bool) -> bool:
         """Whether it may have been sent long before: a repetition, or what the broker kept while we were away."""
@@ -310,7 +313,9 @@ class MqttIngest:
             live = status.boot and not packet.retain and not packet.dup
             if live and status.uptime_ms is not None and self._clock.trusted():
                 self._dating.seen(device, status.boot, status.uptime_ms, self._clock.now())
-            handle = partial(self._status, device, status.online)
+            handle = partial(self._status, device, status)
+        elif where.kind is Kind.UPDATE:
+            handle = partial(self._hooks.on_update, device, wire.decode_update(topic, payload))
         else:
             handle = partial(self._hooks.on_error, device, wire.decode_error(topic, payload))
         self._later(handle, self._done(packet))
@@ -332,14 +337,9 @@ class MqttIngest:
             self._acknowledge(self._generation, (packet.mid,))
 
     def _report(self, kind: str, device: str, text: str) -> None:
-        """An event, at most one a kind and device and minute."""
-        now_s = self._loop.time()
-        last_s = self._reported.get((kind, device))
-        if last_s is not None and now_s - last_s < REPORT_EVERY_S:
+        """An event, where it is one's turn."""
+        if not self._reports.due(kind, device, self._loop.time()):
             return
-        if len(self._reported) >= REPORTS_LIMIT:
-            self._reported.clear()
-        self._reported[(kind, device)] = now_s
         event = Event(self._clock.now(), kind, device, wire.clean(text))
         self._later(partial(self._hooks.on_problem, event), None)
 
@@ -367,10 +367,13 @@ class MqttIngest:
                 done()
                 self._send_pubacks()
 
-    async def _status(self, device: str, online: bool) -> None:
-        if online:
+    async def _status(self, device: str, status: wire.Status) -> None:
+        if status.online:
+            self._hooks.on_boot(device, status.boot)
             self._publish_ack(self._acks.again(device))
-        await self._hooks.on_status(device, online)
+        await self._hooks.on_status(device, status.online)
+        if status.update is not None:
+            await self._hooks.on_update(device, status.update)
 
     async def _committed(self, commit: Commit) -> None:
         self._send_pubacks()
@@ -395,9 +398,3 @@ class MqttIngest:
                 self._client.acknowledge(
                     [mid for generation, mids in due if generation == self._generation for mid in mids]
                 )
-
-
-def _undated(message: Message) -> Message:
-    """Its sender has no clock and it did not come straight away: the time of receipt is only the latest it can be."""
-    readings = tuple(mark(r, Quality.UNCERTAIN, Reason.TIME_UNKNOWN) for r in message.readings)
-    return Message(message.device, message.sensor, readings, None, message.uptime_ms, message.timed)

@@ -28,6 +28,7 @@ RETRY_LAST_S = 30.0
 PAUSE_S = 0.01
 GROWN = 3  # times `batch_rows`, then it is written
 LARGEST = 8  # times `batch_rows`, of what waits when it is taken
+IDLE_S = 0.05  # nothing came for so long: what a sender says at once has arrived
 
 
 class Item(NamedTuple):
@@ -42,10 +43,12 @@ class Item(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """What went through since the start. `stored` and `duplicates` readings; `dropped` messages; `failing` says why."""
+    """What went through since the start. `stored`, `duplicates` and `refused` readings (their devices have too many
+    series); `dropped` messages; `failing` says why."""
 
     stored: int = 0
     duplicates: int = 0
+    refused: int = 0
     dropped: int = 0
     batches: int = 0
     failures: int = 0
@@ -58,8 +61,9 @@ class Pipeline:
     A batch goes to `append` when nothing was ever committed, at `batch_rows` readings, when the oldest has waited
     `flush_interval_s`, or when a sender is stalled: `window` unacknowledged messages and none arrived for `stall_s`
     (what was learned so about a sender's window flushes at once the next time). Where more comes without a pause it
-    grows, until half a window waits. After the commit each `done` is called, then each listener with the Commit; a
-    listener handles its own errors.
+    grows, until half a window waits. With `idle_commits_per_s` what came from outside is written as soon as nothing
+    more came for IDLE_S, or as it goes on coming, so many times a second at most. After the commit each `done` is
+    called, then each listener with the Commit; a listener handles its own errors.
 
     `offer` and `offer_all` block their thread while `capacity` messages wait: the broker keeps the rest. Local messages
     cannot be asked for again: `local_capacity` of them are kept, and the oldest is dropped and counted when there is no
@@ -75,6 +79,7 @@ class Pipeline:
         flush_interval_s: float = 5.0,
         window: int = 20,
         stall_s: float = 0.1,
+        idle_commits_per_s: float | None = None,
         capacity: int = 4000,
         local_capacity: int = 10_000,
         on_failure: Callable[[str], None] | None = None,
@@ -82,6 +87,7 @@ class Pipeline:
         self._append, self._judge = append, judge or Judge()
         self._batch_rows, self._flush_interval_s = batch_rows, flush_interval_s
         self._window, self._stall_s = window, stall_s
+        self._idle_every_s = None if idle_commits_per_s is None else 1 / idle_commits_per_s
         self._capacity, self._local_capacity = capacity, local_capacity
         self._on_failure = on_failure or (lambda _text: None)
         self._listeners: list[Committed] = []
@@ -94,6 +100,7 @@ class Pipeline:
         self._writing: Sequence[Item] = ()
         self._unacked = 0
         self._arrived_s = 0.0
+        self._taken_s = 0.0
         self._learned: int | None = None
         self._signalled = False
         self._wake, self._idle, self._stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -231,6 +238,10 @@ class Pipeline:
             return 0.0 if grown or not self._remote else self._arrived_s + PAUSE_S - now_s
         oldest_s = min(queue[0].since_s for queue in (self._local, self._remote) if queue)
         wait_s = oldest_s + self._flush_interval_s - now_s
+        if self._idle_every_s is not None and self._remote:  # nobody waits for an answer about local ones
+            latest_s = self._remote[0].since_s + self._idle_every_s
+            due_s = max(self._taken_s + self._idle_every_s, min(self._arrived_s + IDLE_S, latest_s))
+            wait_s = min(wait_s, due_s - now_s)
         if self._unacked >= self._window:
             stalled_s = self._arrived_s + self._stall_s - now_s
             if stalled_s <= 0:
@@ -242,6 +253,7 @@ class Pipeline:
         """The next batch, judged; makes room for those who wait."""
         batch: list[Item] = []
         rows = 0
+        self._taken_s = self._loop.time() if self._loop else 0.0
         with self._room:
             for queue in (self._local, self._remote):
                 while queue and rows < LARGEST * self._batch_rows:
@@ -283,6 +295,7 @@ class Pipeline:
         self.counts.batches += 1
         self.counts.stored += commit.stored
         self.counts.duplicates += commit.duplicates
+        self.counts.refused += commit.refused
         acknowledged = 0
         for item in batch:
             if item.done is not None:

@@ -21,12 +21,12 @@ import re
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Never, Self
+from typing import Never, Self
 
 from drivers.bus import SerialPort
 from drivers.errors import BadData, BusTimeout, DriverError
@@ -34,7 +34,8 @@ from gateway.clock import Clock
 from gateway.ingest import wire
 from gateway.ingest.acks import Acks
 from gateway.ingest.dating import Dating
-from gateway.ingest.mqtt import REPORT_EVERY_S, Hooks
+from gateway.ingest.flood import REPORT_EVERY_S
+from gateway.ingest.hooks import Hooks
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.wire import Kind, WireError
 from gateway.store.errors import StoreError
@@ -112,7 +113,7 @@ class SerialNodes:
         self._acks, self._dating = Acks(hooks.node_key), Dating(on_known=hooks.on_boot_known)
         self._devices: OrderedDict[str, None] = OrderedDict()
         self._outbox: OrderedDict[str, bytes] = OrderedDict()  # by topic: only the newest acknowledgement matters
-        self._results: dict[tuple[str, str], asyncio.Future[tuple[bool, Any]]] = {}
+        self._results: dict[str, asyncio.Future[bytes]] = {}
         self._wake = asyncio.Event()
         self._reported: dict[str, float] = {}
         self._stop = threading.Event()  # ends an offer that waits for room
@@ -137,25 +138,24 @@ class SerialNodes:
         """The devices that were heard behind this port, the longest silent first."""
         return tuple(self._devices)
 
-    async def command(
-        self, device: str, command_id: str, name: str, args: Mapping[str, Any], timeout_s: float = 10.0
-    ) -> tuple[bool, Any]:
-        """Send a command and return (ok, result or error text); LookupError for a device that is not behind this port,
-        BusTimeout without a result in time."""
-        if device not in self._devices or not self.connected.is_set():
-            raise LookupError(f"device {device!r} is not connected to {self._name}")
-        key = (device, command_id)
-        if key in self._results or len(self._results) >= COMMANDS_LIMIT:
-            raise ValueError(f"command {command_id!r} to {device!r} is still running, or {COMMANDS_LIMIT} others are")
-        self._results[key] = asyncio.get_running_loop().create_future()
-        self._post(f"devices/{device}/commands/{command_id}", wire.encode_command(name, args))
+    def reaches(self, device: str) -> bool:
+        """Whether this device is behind this port now."""
+        return device in self._devices and self.connected.is_set()
+
+    async def exchange(self, topic: str, payload: bytes) -> bytes:
+        """Send a command and return its result's payload, however long that takes; LookupError for a device that is not
+        behind this port. One that is called off before the port took it is not sent."""
+        if not self.reaches(wire.route(topic).device):
+            raise LookupError(f"{topic}: its device is not connected to {self._name}")
+        if topic in self._results or len(self._results) >= COMMANDS_LIMIT:
+            raise ValueError(f"{topic} is still running, or {COMMANDS_LIMIT} others are")
+        self._results[topic] = asyncio.get_running_loop().create_future()
+        self._post(topic, payload)
         try:
-            async with asyncio.timeout(timeout_s):
-                return await self._results[key]
-        except TimeoutError:
-            raise BusTimeout(f"{device} did not answer command {command_id} within {timeout_s:g} s") from None
+            return await self._results[topic]
         finally:
-            del self._results[key]
+            del self._results[topic]
+            self._outbox.pop(topic, None)
 
     async def _run(self) -> Never:
         """Keep the port open; each time it is lost its devices are away."""
@@ -222,9 +222,9 @@ class SerialNodes:
             case Kind.ERROR:
                 await self._tell(partial(self._hooks.on_error, device, wire.decode_error(topic, payload)))
             case Kind.RESULT:
-                result = self._results.get((device, where.name))
+                result = self._results.get(topic.removesuffix("/result"))
                 if result is not None and not result.done():
-                    result.set_result(wire.decode_result(topic, payload))
+                    result.set_result(payload)
             case _:
                 raise WireError(topic, "a node does not say this")
         self.counts.received += 1
@@ -242,8 +242,10 @@ class SerialNodes:
     async def _status(self, device: str, status: wire.Status) -> None:
         if status.boot and status.uptime_ms is not None and self._clock.trusted():
             self._dating.seen(device, status.boot, status.uptime_ms, self._clock.now())
-        if status.online and (ack := self._acks.again(device)) is not None:
-            self._post(*ack)
+        if status.online:
+            self._hooks.on_boot(device, status.boot)
+            if (ack := self._acks.again(device)) is not None:
+                self._post(*ack)
         await self._tell(partial(self._hooks.on_status, device, status.online))
 
     def _heard(self, device: str) -> None:

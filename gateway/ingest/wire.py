@@ -3,8 +3,6 @@
 Every payload here was written by a stranger: it becomes a value of ours or a WireError, never another exception.
 """
 
-import hashlib
-import hmac
 import json
 import re
 import unicodedata
@@ -18,12 +16,12 @@ from typing import Any, NamedTuple
 from drivers.model import Quality, Reason
 from gateway.clock import AHEAD_S
 from gateway.ingest.units import MetricError, conversion, metric
+from gateway.mac import enveloped, is_mac, mac
 from gateway.reading import Delivery, Message, Reading
 
 PAYLOAD_LIMIT = 64 * 1024
 METRIC_LIMIT = 64
 TEXT_LIMIT = 200
-MAC_DIGITS = 32
 SEQ_LIMIT = 2**53
 EARLIEST_S = datetime(
     2024, 1, 1, tzinfo=UTC
@@ -40,6 +38,7 @@ SUBSCRIPTIONS = (
     "devices/+/capabilities",
     "devices/+/status",
     "devices/+/error",
+    "devices/+/update/status",
 )
 
 
@@ -63,6 +62,7 @@ class Kind(Enum):
     ACK = "ack"
     COMMAND = "command"
     RESULT = "result"
+    UPDATE = "update"
 
 
 class Route(NamedTuple):
@@ -83,11 +83,13 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A device says that it is there, or its last will says that it is gone; `boot` and `uptime_ms` where it told."""
+    """A device says that it is there, or its last will says that it is gone; `boot` and `uptime_ms` where it told, and
+    what it said last of an update."""
 
     online: bool
     boot: str = ""
     uptime_ms: int | None = None
+    update: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,8 @@ def route(topic: str) -> Route:
             return Route(Kind.COMMAND, _id(topic, device), _id(topic, command))
         case ["devices", device, "commands", command, "result"]:
             return Route(Kind.RESULT, _id(topic, device), _id(topic, command))
+        case ["devices", device, "update", "status"]:
+            return Route(Kind.UPDATE, _id(topic, device), "")
     raise WireError(topic, "a topic is devices/{id}/… as the wire document lists them")
 
 
@@ -186,7 +190,14 @@ def decode_status(topic: str, payload: bytes) -> Status:
     boot = body.get("boot", "")
     if boot != "" and (not isinstance(boot, str) or ID.fullmatch(boot) is None):
         raise WireError(topic, "boot is 1 to 64 of A-Z a-z 0-9 . _ -", boot)
-    return Status(said == "online", boot, _whole(topic, body, "uptime_ms"))
+    update = body.get("update")
+    told = _cleaned(update) if isinstance(update, dict) else None
+    return Status(said == "online", boot, _whole(topic, body, "uptime_ms"), told)
+
+
+def decode_update(topic: str, payload: bytes) -> dict[str, Any]:
+    """What a device says of its update, cleaned; whether it makes sense is for who offered it."""
+    return _cleaned(_object(topic, payload))  # type: ignore[no-any-return]
 
 
 def decode_error(topic: str, payload: bytes) -> DeviceError:
@@ -199,7 +210,7 @@ def encode_ack(device: str, boot: str, seq: int, key: bytes | None) -> bytes:
     """The gateway's acknowledgement: everything of `boot` up to `seq` is on disk; signed where the device has a key."""
     body: dict[str, Any] = {"boot": boot, "seq": seq}
     if key is not None:
-        body["mac"] = _mac(key, device, boot, seq)
+        body["mac"] = mac(key, device, boot, seq)
     return json.dumps(body, separators=(",", ":")).encode()
 
 
@@ -210,22 +221,38 @@ def verify_ack(topic: str, payload: bytes, key: bytes | None) -> Ack:
     delivery = _delivery(topic, {**body, "oldest": 1})
     if delivery is None:
         raise WireError(topic, "an acknowledgement names boot and seq")
-    mac = body.get("mac")
-    if key is not None:
-        expected = _mac(key, device, delivery.boot, delivery.seq).encode()
-        if not isinstance(mac, str) or not hmac.compare_digest(mac.encode(errors="replace"), expected):
-            raise WireError(topic, "the mac is not that of this device's key", mac)
+    if key is not None and not is_mac(body.get("mac"), key, device, delivery.boot, delivery.seq):
+        raise WireError(topic, "the mac is not that of this device's key", body.get("mac"))
     return Ack(delivery.boot, delivery.seq)
 
 
-def encode_command(name: str, args: Mapping[str, Any]) -> bytes:
-    """A command to a node."""
-    return json.dumps({"name": name, "args": dict(args)}, separators=(",", ":")).encode()
+def encode_command(topic: str, name: str, args: Mapping[str, Any], seal: tuple[bytes, str, int] | None = None) -> bytes:
+    """A command to a node. With a seal (key, boot, n) it is signed for the device and id of its topic, good for this
+    boot only, and once. Who told no boot ("") may know nothing of seals and finds name and args beside."""
+    body: dict[str, Any] = {"name": name, "args": dict(args)}
+    if seal is None:
+        return json.dumps(body, separators=(",", ":")).encode()
+    key, boot, n = seal
+    where, text = route(topic), json.dumps({**body, "boot": boot, "n": n}, separators=(",", ":"))
+    sealed = enveloped(key, text, "command", where.device, where.name)
+    return sealed if boot else json.dumps({**body, **json.loads(sealed)}, separators=(",", ":")).encode()
 
 
-def decode_command(topic: str, payload: bytes) -> tuple[str, dict[str, Any]]:
-    """(name, args) of a command."""
-    body = _object(topic, payload)
+def unsealed(topic: str, payload: bytes, key: bytes, *before: str) -> dict[str, Any]:
+    """The object in an envelope {"body", "mac"}; WireError where the key did not sign it after these lines."""
+    outer = _object(topic, payload)
+    text = outer.get("body")
+    if not isinstance(text, str) or not is_mac(outer.get("mac"), key, *before, text):
+        raise WireError(topic, "the mac is not that of this device's key", outer.get("mac"))
+    return _object(topic, text.encode(errors="replace"))
+
+
+def decode_command(topic: str, payload: bytes, key: bytes | None = None) -> tuple[str, dict[str, Any]]:
+    """(name, args) of a command; WireError where a device with a key gets one that the key did not sign."""
+    where = route(topic)
+    body = unsealed(topic, payload, key, "command", where.device, where.name) if key else _object(topic, payload)
+    if key and (not isinstance(body.get("boot"), str) or _whole(topic, body, "n") is None):
+        raise WireError(topic, "a signed command names boot and n")
     name, args = body.get("name"), body.get("args", {})
     if not isinstance(name, str) or ID.fullmatch(name) is None:
         raise WireError(topic, "a command's name is 1 to 64 of A-Z a-z 0-9 . _ -", name)
@@ -247,6 +274,14 @@ def decode_result(topic: str, payload: bytes) -> tuple[bool, Any]:
         raise WireError(topic, "ok is true or false", body.get("ok"))
     key = "result" if body["ok"] else "error"
     return body["ok"], _cleaned({key: body.get(key)})[key]
+
+
+def decode_refusal(topic: str, payload: bytes) -> tuple[str, int] | None:
+    """(boot, n) of a node that refused a command because it is in this boot, or has heard this number; else None."""
+    body = _object(topic, payload)
+    boot, n = body.get("boot"), body.get("n")
+    known = isinstance(boot, str) and ID.fullmatch(boot) is not None and type(n) is int and 0 <= n < SEQ_LIMIT
+    return (boot, n) if body.get("ok") is False and known else None  # type: ignore[return-value]
 
 
 def clean(text: str, limit: int = TEXT_LIMIT) -> str:
@@ -367,10 +402,6 @@ def _value(raw: Any, quantity: Any) -> float | None:
         if change is not None:
             value = round(value * change[0] + change[1], 6)
     return value if value - value == 0.0 else None  # infinity and NaN differ from themselves
-
-
-def _mac(key: bytes, device: str, boot: str, seq: int) -> str:
-    return hmac.new(key, f"{device}\n{boot}\n{seq}".encode(), hashlib.sha256).hexdigest()[:MAC_DIGITS]
 
 
 def _cleaned(value: Any, depth: int = 4) -> Any:

@@ -2,8 +2,6 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
-from typing import Any
 
 from aiomqtt import Client, MqttError
 
@@ -13,49 +11,40 @@ RETAINED = ("capabilities", "status")
 """What the broker keeps of a node."""
 
 
-class NoAnswer(TimeoutError):
-    """The node did not answer in time; what became of the command is not known."""
-
-
 class Unreachable(ConnectionError):
     """The broker was not reached: nothing was sent."""
 
 
 class Commander:
-    """Commands to nodes. `encode` (name, arguments) and `decode` (topic, payload -> ok, result or error text) know the
-    wire. A connection lives as long as its command: commands are rare, and a standing one would be one more to keep."""
+    """The way to nodes over the broker. A connection lives as long as its command: commands are rare, and a standing
+    one would be one more to keep."""
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        encode: Callable[[str, Mapping[str, Any]], bytes],
-        decode: Callable[[str, bytes], tuple[bool, Any]],
-        *,
-        username: str | None = None,
-        password: str | None = None,
-    ) -> None:
-        self._host, self._port, self._encode, self._decode = host, port, encode, decode
+    def __init__(self, host: str, port: int, *, username: str | None = None, password: str | None = None) -> None:
+        self._host, self._port = host, port
         self._username, self._password = username, password
         self._room = asyncio.Semaphore(AT_ONCE)
 
-    async def send(self, device: str, name: str, args: Mapping[str, Any], timeout_s: float) -> tuple[bool, Any]:
-        """(ok, result or error text). NoAnswer after so many seconds, Unreachable where the broker is away; whatever
-        `decode` raises where the answer is none."""
-        topic = f"devices/{device}/commands/{secrets.token_hex(8)}"
+    async def exchange(self, topic: str, payload: bytes) -> bytes:
+        """Publish a command and return its result's payload, however long that takes; Unreachable where the broker is
+        away."""
         async with self._room:
             try:
                 async with self._connected() as client:
                     await client.subscribe(f"{topic}/result", qos=1)
-                    await client.publish(topic, self._encode(name, args), qos=1)
-                    async with asyncio.timeout(timeout_s):
-                        async for message in client.messages:
-                            return self._decode(str(message.topic), bytes(message.payload))
-            except TimeoutError:
-                raise NoAnswer(f"{device} did not answer {name!r} within {timeout_s:g} s") from None
+                    await client.publish(topic, payload, qos=1)
+                    async for message in client.messages:
+                        return bytes(message.payload)
             except MqttError as error:
                 raise Unreachable(f"the broker at {self._host}:{self._port} was not reached: {error}") from error
         raise AssertionError("messages end with an error only")
+
+    async def tell(self, topic: str, payload: bytes) -> None:
+        """Publish something that nobody answers at once; Unreachable where the broker is away."""
+        try:
+            async with self._room, self._connected() as client:
+                await client.publish(topic, payload, qos=1)
+        except MqttError as error:
+            raise Unreachable(f"the broker at {self._host}:{self._port} was not reached: {error}") from error
 
     async def clear(self, device: str) -> None:
         """Let the broker forget what it keeps of a node. Unreachable where that was not possible."""

@@ -12,10 +12,10 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Never
+from typing import Any, Literal, Never, Protocol
 
 from aiomqtt import Client, MqttError, Will
 
@@ -24,29 +24,55 @@ log = logging.getLogger(__name__)
 RETRY_FIRST_S = 0.5
 RETRY_LAST_S = 30.0
 GOODBYE_WITHIN_S = 1.0
+KEEPALIVE_S = 30
 
 Source = Callable[[], Mapping[str, float]]
 """One measurement of a sensor: metric name -> value in the unit of its quantity."""
 
 
+class Part(Protocol):
+    """Something more that a node can do, such as updating itself.
+
+    `topics` are filters below devices/{id}/ that it listens to; `heard` gets such a topic (also from below) and its
+    payload and must not wait; `run` is its own task, for as long as the node runs. What `capabilities` and `status`
+    return is added to what the node says of itself, and with each connection.
+    """
+
+    topics: Sequence[str]
+
+    def capabilities(self) -> Mapping[str, Any]: ...
+
+    def status(self) -> Mapping[str, Any]: ...
+
+    def heard(self, topic: str, payload: bytes) -> None: ...
+
+    async def run(self, node: "SimulatedNode") -> None: ...
+
+
 @dataclass(slots=True)
 class Held:
-    """A measurement that no acknowledgement covers yet; `sent_s` is the loop time of its last sending."""
+    """A measurement that no acknowledgement covers yet; `since_s` and `sent_s` are the loop times of when it was taken
+    and last sent."""
 
+    boot: str
     seq: int
     sensor: str
     value: Mapping[str, float]
     uptime_ms: int
     timestamp_ms: int
+    since_s: float
     sent_s: float | None = None
 
 
 @dataclass(slots=True)
 class NodeCounts:
-    """Messages `sent` (repetitions included), `repeated`, `discarded` from a full ring; `refused` acknowledgements."""
+    """Messages `measured`, `sent` (repetitions included), `repeated`, `acked`, `discarded` from a full ring; `refused`
+    acknowledgements."""
 
+    measured: int = 0
     sent: int = 0
     repeated: int = 0
+    acked: int = 0
     discarded: int = 0
     refused: int = 0
     connects: int = 0
@@ -57,8 +83,9 @@ class SimulatedNode:
 
     A message stays in the ring of `ring` messages until an acknowledgement covers it; the oldest is discarded when the
     ring is full. What is not acknowledged is sent again on each new connection and after `resend_after_s`. With `key`
-    an acknowledgement has to carry the right mac. `clock="none"` sends uptimes and no timestamps. Create it inside the
-    loop that runs it; `connected` and `acked_upto` are for those who wait.
+    an acknowledgement has to carry the right mac. `clock="none"` sends uptimes and no timestamps. `on_acked` hears how
+    many seconds each message waited for its acknowledgement. Create it inside the loop that runs it; `connected` and
+    `acked_upto` are for those who wait.
     """
 
     def __init__(
@@ -72,17 +99,25 @@ class SimulatedNode:
         boot_count: int = 1,
         clock: Literal["ntp", "none"] = "ntp",
         key: bytes | None = None,
+        username: str | None = None,
+        password: str | None = None,
         ring: int = 1000,
         resend_after_s: float = 15.0,
         start_after_s: float = 0.0,
         rng: random.Random | None = None,
         utcnow_s: Callable[[], float] = time.time,
+        parts: Sequence[Part] = (),
+        firmware_version: str = "0.0.0-simulated",
+        on_acked: Callable[[float], None] = lambda _waited_s: None,
     ) -> None:
         rng = rng or random.Random()  # noqa: S311 - a simulation
         self.device, self._host, self._port = device, host, port
         self._sensors, self._interval_s, self._start_after_s = dict(sensors), interval_s, start_after_s
         self._clock, self._key, self._resend_after_s = clock, key, resend_after_s
+        self._username, self._password = username, password
         self._rng, self._utcnow_s = rng, utcnow_s
+        self._parts, self.firmware_version, self._on_acked = tuple(parts), firmware_version, on_acked
+        self._boot_count = boot_count
         self.boot = f"{boot_count}-{rng.getrandbits(32):08x}"
         self.seq = 0
         self.acked = 0
@@ -92,6 +127,10 @@ class SimulatedNode:
         self._capacity = ring
         self._changed = asyncio.Condition()
         self._wake = asyncio.Event()
+        self._measuring = True
+        self._restarting = self._ended = False
+        self._session_tasks: tuple[asyncio.Task[None], ...] = ()
+        self._client: Client | None = None
         self._began_s: float | None = None
 
     @property
@@ -105,17 +144,48 @@ class SimulatedNode:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._measure(), name=f"node.{self.device}.measure")
             group.create_task(self._connect(), name=f"node.{self.device}.connect")
-        raise AssertionError("both tasks run for ever")
+            for part in self._parts:
+                group.create_task(part.run(self), name=f"node.{self.device}.{type(part).__name__}")
+            try:
+                await asyncio.Event().wait()
+            finally:  # said, because a cancel that meets a lost connection is lost in the session's group
+                self._ended = True
+        raise AssertionError("its tasks run for ever")
+
+    def restart(self) -> None:
+        """Begin another boot with what lies in the ring, as after an orderly restart; the connection is made anew."""
+        self._boot_count += 1
+        self.boot = f"{self._boot_count}-{self._rng.getrandbits(32):08x}"
+        self.seq = self.acked = 0
+        self._began_s = None
+        self._restarting = True
+        for task in self._session_tasks:
+            task.cancel()
+
+    def rest(self) -> None:
+        """Measure nothing more by itself; go on sending what is held."""
+        self._measuring = False
+
+    async def tell(self, topic: str, body: Mapping[str, Any]) -> None:
+        """Say something at devices/{id}/{topic} (QoS 1); ConnectionError where there is no connection now."""
+        if self._client is None:
+            raise ConnectionError(f"{self.device} is not connected")
+        try:
+            await _publish(self._client, f"devices/{self.device}/{topic}", body)
+        except MqttError as error:
+            raise ConnectionError(f"{self.device}: {error}") from error
 
     def measure(self) -> None:
         """Take one measurement of each sensor into the ring; `run` does so at the interval."""
+        now_s = asyncio.get_running_loop().time()
         for sensor, source in self._sensors.items():
             self.seq += 1
+            self.counts.measured += 1
             if len(self._ring) >= self._capacity:
                 self._ring.popleft()
                 self.counts.discarded += 1
             now_ms = int(self._utcnow_s() * 1000)
-            self._ring.append(Held(self.seq, sensor, source(), self._uptime_ms(), now_ms))
+            self._ring.append(Held(self.boot, self.seq, sensor, source(), self._uptime_ms(), now_ms, now_s))
         self._wake.set()
 
     async def acked_upto(self, seq: int) -> None:
@@ -128,13 +198,14 @@ class SimulatedNode:
         await asyncio.sleep(self._start_after_s)
         due_s = loop.time()
         while True:
-            self.measure()
+            if self._measuring:
+                self.measure()
             due_s += self._interval_s
             await asyncio.sleep(due_s - loop.time())
 
     async def _connect(self) -> Never:
         delay_s = RETRY_FIRST_S
-        while True:
+        while not self._ended:
             try:
                 await self._session()
             except* MqttError as error:
@@ -142,36 +213,64 @@ class SimulatedNode:
             if self.connected.is_set():
                 delay_s = RETRY_FIRST_S
                 self.connected.clear()
+            if self._restarting:
+                self._restarting, delay_s = False, RETRY_FIRST_S
+                continue
             await asyncio.sleep(self._rng.uniform(delay_s / 2, delay_s))
             delay_s = min(delay_s * 2, RETRY_LAST_S)
+        raise asyncio.CancelledError
 
     async def _session(self) -> None:
-        """One connection: say hello, listen, send; ends with MqttError."""
+        """One connection: say hello, listen, send; ends with MqttError, or with a restart."""
         topic = f"devices/{self.device}"
         will = Will(f"{topic}/status", json.dumps({"status": "offline"}), qos=1, retain=True)
-        async with Client(self._host, self._port, identifier=self.device, will=will, keepalive=30) as client:
-            await client.subscribe(f"{topic}/ack", qos=1)
-            await client.publish(f"{topic}/capabilities", json.dumps(self._capabilities()), qos=1, retain=True)
-            status = {"status": "online", "boot": self.boot, "uptime_ms": self._uptime_ms()}
-            await client.publish(f"{topic}/status", json.dumps(status), qos=1, retain=True)
+        async with self._new_client(will) as client:
+            more = [f"{topic}/{each}" for part in self._parts for each in part.topics]
+            await client.subscribe([(each, 1) for each in (f"{topic}/ack", *more)])
+            await _publish(client, f"{topic}/capabilities", self._capabilities(), retain=True)
+            await _publish(client, f"{topic}/status", self._status(), retain=True)
             for held in self._ring:
                 held.sent_s = None if held.sent_s is None else -math.inf  # whatever was on its way may be lost
+            if self._ended:
+                return
             self.counts.connects += 1
             self.connected.set()
+            self._client = client
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._listen(client), name=f"node.{self.device}.listen")
-                    group.create_task(self._send(client), name=f"node.{self.device}.send")
+                    self._session_tasks = (
+                        group.create_task(self._listen(client), name=f"node.{self.device}.listen"),
+                        group.create_task(self._send(client), name=f"node.{self.device}.send"),
+                    )
             except asyncio.CancelledError:
                 with suppress(MqttError, TimeoutError):
                     async with asyncio.timeout(GOODBYE_WITHIN_S):
                         await client.publish(will.topic, will.payload, qos=1, retain=True)
                 raise
+            finally:
+                self._client, self._session_tasks = None, ()
+
+    def _new_client(self, will: Will) -> Client:
+        return Client(
+            self._host,
+            self._port,
+            identifier=self.device,
+            username=self._username,
+            password=self._password,
+            will=will,
+            keepalive=KEEPALIVE_S,
+            logger=logging.Logger("quiet", logging.CRITICAL),  # noqa: LOG001 - a thousand would tell of one broker
+        )
 
     async def _listen(self, client: Client) -> None:
+        own = f"devices/{self.device}/"
         async for message in client.messages:
-            if isinstance(message.payload, bytes | bytearray):
-                await self._acknowledged(bytes(message.payload))
+            topic, payload = message.topic.value.removeprefix(own), bytes(message.payload)
+            if topic == "ack":
+                await self._acknowledged(payload)
+            for part in self._parts:
+                if any(message.topic.matches(own + each) for each in part.topics):
+                    part.heard(topic, payload)
 
     async def _acknowledged(self, payload: bytes) -> None:
         """Let go of what an acknowledgement covers, if it is for this boot and signed as it has to be."""
@@ -181,19 +280,26 @@ class SimulatedNode:
         except (ValueError, KeyError, TypeError, AttributeError):
             self.counts.refused += 1
             return
-        if boot != self.boot or type(seq) is not int or seq > self.seq or not self._signed(seq, mac):
+        known = boot == self.boot or any(held.boot == boot for held in self._ring)
+        if not known or type(seq) is not int or not self._signed(boot, seq, mac):
             self.counts.refused += 1
             return
-        while self._ring and self._ring[0].seq <= seq:
-            self._ring.popleft()
-        async with self._changed:
-            self.acked = max(self.acked, seq)
-            self._changed.notify_all()
+        if boot == self.boot and seq > self.seq:
+            self.counts.refused += 1
+            return
+        now_s = asyncio.get_running_loop().time()
+        while self._ring and self._ring[0].boot == boot and self._ring[0].seq <= seq:
+            self._on_acked(now_s - self._ring.popleft().since_s)
+            self.counts.acked += 1
+        if boot == self.boot:
+            async with self._changed:
+                self.acked = max(self.acked, seq)
+                self._changed.notify_all()
 
-    def _signed(self, seq: int, mac: Any) -> bool:
+    def _signed(self, boot: str, seq: int, mac: Any) -> bool:
         if self._key is None:
             return True
-        text = f"{self.device}\n{self.boot}\n{seq}".encode()
+        text = f"{self.device}\n{boot}\n{seq}".encode()
         expected = hmac.new(self._key, text, hashlib.sha256).hexdigest()[:32]
         return isinstance(mac, str) and hmac.compare_digest(mac.encode(), expected.encode())
 
@@ -212,13 +318,14 @@ class SimulatedNode:
                     await self._wake.wait()
 
     async def _publish(self, client: Client, held: Held) -> None:
-        if not self._ring or held.seq < self._ring[0].seq:
+        oldest = next((each.seq for each in self._ring if each.boot == held.boot), None)
+        if oldest is None or held.seq < oldest:
             return  # acknowledged or discarded meanwhile
         body: dict[str, Any] = {
             "value": {metric: {"reading": value} for metric, value in held.value.items()},
-            "boot": self.boot,
+            "boot": held.boot,
             "seq": held.seq,
-            "oldest": self._ring[0].seq,
+            "oldest": oldest,
             "uptime_ms": held.uptime_ms,
             "clock": self._clock,
         }
@@ -226,15 +333,21 @@ class SimulatedNode:
             body["timestamp"] = held.timestamp_ms
         self.counts.sent += 1
         self.counts.repeated += held.sent_s is not None
-        await client.publish(f"devices/{self.device}/sensors/{held.sensor}/data", json.dumps(body), qos=1)
+        await _publish(client, f"devices/{self.device}/sensors/{held.sensor}/data", body)
+
+    def _status(self) -> dict[str, Any]:
+        more = {name: value for part in self._parts for name, value in part.status().items()}
+        return {"status": "online", "boot": self.boot, "uptime_ms": self._uptime_ms(), **more}
 
     def _capabilities(self) -> dict[str, Any]:
+        more = {name: value for part in self._parts for name, value in part.capabilities().items()}
         return {
             "device_name": f"Simulated node {self.device}",
             "device_type": "simulated",
-            "firmware_version": "0.0.0-simulated",
+            "firmware_version": self.firmware_version,
             "sensors": list(self._sensors),
             "metadata": {sensor: {"interval_s": self._interval_s} for sensor in self._sensors},
+            **more,
         }
 
     def _uptime_ms(self) -> int:
@@ -242,6 +355,15 @@ class SimulatedNode:
         if self._began_s is None:
             self._began_s = now_s
         return int((now_s - self._began_s) * 1000)
+
+
+async def _publish(client: Client, topic: str, body: Mapping[str, Any], *, retain: bool = False) -> None:
+    """Under QoS 1. A cancel that comes together with the broker's answer is lost in `wait_for`: it is looked for."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    await client.publish(topic, json.dumps(body), qos=1, retain=retain)
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 def room(rng: random.Random) -> Source:
@@ -256,22 +378,3 @@ def room(rng: random.Random) -> Source:
         return {"co2": round(co2, 1), "temperature": round(temperature, 2), "humidity": round(humidity, 2)}
 
     return source
-
-
-async def fleet(nodes: int, host: str, port: int, interval_s: float, *, prefix: str = "sim") -> Never:
-    """Run so many nodes, their measurements spread over the interval, until cancelled."""
-    async with asyncio.TaskGroup() as group:
-        for number in range(1, nodes + 1):
-            rng = random.Random(number)  # noqa: S311 - a simulation
-            boot = random.Random()  # noqa: S311 - each run is another boot
-            node = SimulatedNode(
-                f"{prefix}-{number:04}",
-                host,
-                port,
-                {"scd30": room(rng)},
-                interval_s=interval_s,
-                start_after_s=interval_s * (number - 1) / nodes,
-                rng=boot,
-            )
-            group.create_task(node.run(), name=f"node.{node.device}")
-    raise AssertionError("nodes run for ever")

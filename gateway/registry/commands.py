@@ -146,11 +146,13 @@ class Changed(BaseModel):
 
 
 class Claimed(BaseModel):
-    """`key` is a node's, shown this once; `note` says why there is none."""
+    """`key`, `user` and `password` are a node's, shown this once; `note` says why there are none."""
 
     device: str
     claimed: datetime
     key: str | None = None
+    user: str | None = None
+    password: str | None = None
     note: str = ""
 
 

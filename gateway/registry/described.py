@@ -3,7 +3,7 @@
 import json
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.store.types import Sensor
@@ -11,6 +11,7 @@ from gateway.store.types import Sensor
 MAX_TEXT = 128
 MAX_SENSORS = 64
 MAX_METADATA = 4096
+MOST_INTERVAL_S = 86_400.0
 
 
 def clean(value: object) -> str:
@@ -35,6 +36,19 @@ def described(device_id: str, each: object, details: object) -> Sensor | None:
     if len(json.dumps(kept)) > MAX_METADATA:
         kept = {}
     return Sensor(0, device_id, name, kind, place, kept)
+
+
+def told_interval_s(sensors: object, details: object) -> float | None:
+    """How often a device says that it measures, by its most talkative sensor; None where it does not say."""
+    if not isinstance(sensors, list | tuple) or not isinstance(details, Mapping):
+        return None
+    told = [details[name].get("interval_s") for name in _names(sensors) if isinstance(details.get(name), Mapping)]
+    sane = [each for each in told if type(each) in {int, float} and 0 < each <= MOST_INTERVAL_S]
+    return float(min(sane)) if sane else None
+
+
+def _names(sensors: Sequence[object]) -> list[str]:
+    return [each for each in sensors[:MAX_SENSORS] if isinstance(each, str)]
 
 
 def _plain(value: object) -> Any:

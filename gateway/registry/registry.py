@@ -14,7 +14,7 @@ from typing import Any
 
 from gateway.clock import Clock
 from gateway.reading import Reading
-from gateway.registry.described import MAX_SENSORS, clean, described
+from gateway.registry.described import MAX_SENSORS, clean, described, told_interval_s
 from gateway.registry.state import (
     EVENTS_AN_HOUR,
     LATE_AFTER,
@@ -41,6 +41,7 @@ __all__ = ["EVENTS_AN_HOUR", "Registry", "Status"]
 
 log = logging.getLogger(__name__)
 
+SENSORS_LIMIT = 256
 DECOMMISSIONED = "decommissioned"
 SETTLED = ("device_id", "device_name", "zone_id", "location", "building", "floor", "device_type")
 """What the settings may say of a device."""
@@ -158,6 +159,9 @@ class Registry:
         await self._save(entry, merged(entry.device, said))
         details = payload.get("metadata")
         listed = payload.get("sensors")
+        before_s, entry.told_s = entry.interval_s, told_interval_s(listed, details)
+        if entry.interval_s != before_s:
+            self._look(entry)
         for each in list(listed)[:MAX_SENSORS] if isinstance(listed, list | tuple) else []:
             if (sensor := described(device_id, each, details)) is not None:
                 await self._save_sensor(sensor)
@@ -181,6 +185,15 @@ class Registry:
             entry.faults[sensor] = Fault(fault, known.since if known else self._clock.now())
         elif entry.faults.pop(sensor, None) is not None:
             self._hear(entry, self._clock.now())  # its reading is on its way to the disk
+        self._look(entry)
+
+    def updating(self, device_id: str, how: str | None) -> None:
+        """How far an update of a device's firmware is, None where there is none; of whoever is not known nothing."""
+        entry = self._entries.get(device_id)
+        if entry is None or (how is None and entry.updating is None):
+            return
+        since = entry.updating.since if entry.updating is not None else self._clock.now()
+        entry.updating = None if how is None else Fault(how, since)
         self._look(entry)
 
     def seen(self, readings: Sequence[Reading]) -> None:
@@ -209,8 +222,9 @@ class Registry:
 
     async def flush(self) -> None:
         """Write down what changed: new devices, status, and last_seen where it is older than WRITE_EVERY."""
-        for entry in [entry for entry in self._entries.values() if entry.unsaved]:
-            await commands.save_device(self._store, self.device(entry.device.device_id))
+        new = [entry for entry in self._entries.values() if entry.unsaved]
+        await commands.save_devices(self._store, [self.device(entry.device.device_id) for entry in new])
+        for entry in new:
             entry.unsaved = False
         touched: dict[str, tuple[str, datetime | None]] = {}
         for device_id, entry in self._entries.items():
@@ -321,6 +335,8 @@ class Registry:
         ended = entry.edits.get("status")
         if ended is not None and ended.value == DECOMMISSIONED:
             return DECOMMISSIONED, ended.time, ended.reason
+        if entry.updating is not None:
+            return "updating", entry.updating.since, entry.updating.reason
         if not entry.faults:
             return self._heard(entry)
         reason = "; ".join(f"{sensor}: {fault.reason}" for sensor, fault in sorted(entry.faults.items()))
@@ -378,6 +394,11 @@ class Registry:
         known = self._store.known.sensors.get((sensor.device_id, sensor.sensor))
         if known is not None and replace(sensor, sensor_id=known.sensor_id) == known:
             return
+        if (
+            known is None
+            and sum(device == sensor.device_id for device, _ in self._store.known.sensors) >= SENSORS_LIMIT
+        ):
+            return  # whoever tells of others every time must not fill the table
         await commands.save_sensor(
             self._store,
             sensor.device_id,

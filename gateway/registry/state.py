@@ -23,8 +23,9 @@ LOOK_AT_MOST_EVERY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a device is: online, late, silent; degraded or faulty where the gateway itself fails to read some or all of
-    its sensors. `since` when and why (`reason`); `expected_interval_s` between messages."""
+    """How a device is: online, late, silent; updating while its firmware is replaced; degraded or faulty where the
+    gateway itself fails to read some or all of its sensors. `since` when and why (`reason`); `expected_interval_s`
+    between messages."""
 
     device_id: str
     status: str
@@ -36,7 +37,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a wired sensor cannot be read."""
+    """Why a wired sensor cannot be read, or what is being done to a device."""
 
     reason: str
     since: datetime
@@ -60,6 +61,7 @@ class Entry:
 
     device: Device
     declared_s: float | None = None
+    told_s: float | None = None
     learned_s: float | None = None
     last_seen: datetime | None = None
     online_since: datetime | None = None
@@ -68,6 +70,7 @@ class Entry:
     gaps: dict[str, deque[float]] = field(default_factory=dict)
     wired: frozenset[str] = frozenset()
     faults: dict[str, Fault] = field(default_factory=dict)
+    updating: Fault | None = None
     said: Said = field(default_factory=Said)
     written: tuple[str, datetime | None] = ("", None)
     unsaved: bool = False
@@ -76,7 +79,8 @@ class Entry:
 
     @property
     def interval_s(self) -> float:
-        return self.declared_s or self.learned_s or DEFAULT_INTERVAL_S
+        """How often it is expected: as the settings say, as the device itself says, as it was heard."""
+        return self.declared_s or self.told_s or self.learned_s or DEFAULT_INTERVAL_S
 
 
 def change_of(said: Said, status: Status, now: datetime) -> Event:

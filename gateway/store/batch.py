@@ -1,6 +1,7 @@
 """One batch on its way to disk: a working copy of what is known, adopted only after its COMMIT."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import sub
 
 import duckdb
@@ -12,6 +13,9 @@ from gateway.store.codes import LAG_LIMIT_MS, UNDATED
 from gateway.store.delivery import DeliveryState
 from gateway.store.known import AHEAD_MS, Boot, BootKey, Known, SeriesKey, replaces
 from gateway.store.types import Commit, Gap, Sensor, Series
+
+MAX_SERIES, MAX_SERIES_OF_DEVICE = 100_000, 1000
+"""Each is a row for good and a place in memory: whoever makes up names must not fill either."""
 
 Raw = Callable[[Collection[int], int, int], str]
 """SQL of the stored readings (series_id, ts, value, quality) of these series from a time on and before another, in
@@ -32,6 +36,19 @@ INSERT_UNDATED = """
         unnest($4::UTINYINT[]), make_timestamp_ms(unnest($5::BIGINT[])), unnest($6::INTEGER[]), unnest($7::BIGINT[]),
         unnest($8::BIGINT[]), $9::BIGINT
 """
+# A house that comes back is a thousand new boots at once: by executemany each took half a millisecond.
+INSERT_DEVICES = """
+    insert into device (device_id, first_seen) select unnest($1::VARCHAR[]), make_timestamp_ms(unnest($2::BIGINT[]))
+"""
+INSERT_SENSORS = """
+    insert into sensor (sensor_id, device_id, sensor, sensor_type, slug) select unnest($1::INTEGER[]),
+        unnest($2::VARCHAR[]), unnest($3::VARCHAR[]), unnest($4::VARCHAR[]), unnest($5::VARCHAR[])
+"""
+INSERT_SERIES = """
+    insert into series select unnest($1::INTEGER[]), unnest($2::INTEGER[]), unnest($3::VARCHAR[]),
+        unnest($4::VARCHAR[]), unnest($5::VARCHAR[])
+"""
+INSERT_BOOTS = "insert into boot select unnest($1::INTEGER[]), unnest($2::VARCHAR[]), unnest($3::VARCHAR[])"
 INSERT_DELIVERY = """
     insert into delivery select unnest($1::INTEGER[]), unnest($2::BIGINT[]), unnest($3::VARCHAR[]),
         unnest($4::BIGINT[]), $5::BIGINT
@@ -65,6 +82,9 @@ class Batch:
         self._refs: dict[BootKey, int] = {}
         self._new_boots = 0
         self._series: dict[SeriesKey, Series] = {}
+        self._grown: Counter[str] = Counter()
+        self._refused = 0
+        self._crowded: set[str] = set()
         self._sensors: dict[tuple[str, str], Sensor] = {}
         self._devices: dict[str, int] = {}
         self._dated: set[tuple[int, int, float | None]] = set()
@@ -102,6 +122,9 @@ class Batch:
             value = given.value
             reading = given if value is None or value - value == 0.0 else _bad(given)
             series_id = known.series_ids.get(reading[:4]) or self._new_series_id(reading)
+            if not series_id:
+                self._refused += 1
+                continue
             if reading.time is not time:
                 time, ms = reading.time, codes.to_ms(reading.time)
             if dated:
@@ -159,7 +182,8 @@ class Batch:
         """What the caller learns once this is committed."""
         marks = {key: state.mark for key, state in self._states.items()}
         number = self._known.batch if self.is_empty else self.number
-        return Commit(number, len(self._fresh), self._duplicates, marks, tuple(self._gaps()), tuple(self._fresh))
+        fresh, gaps = tuple(self._fresh), tuple(self._gaps())
+        return Commit(number, len(fresh), self._duplicates, marks, gaps, fresh, self._refused, frozenset(self._crowded))
 
     def adopt(self) -> None:
         """Make it known; only after its COMMIT."""
@@ -188,9 +212,18 @@ class Batch:
         return received.fresh
 
     def _new_series_id(self, reading: Reading) -> int:
+        """0 where its device, or the store, has as many as there may be."""
         key = (reading.device, reading.sensor, reading.metric, reading.quantity)
         new = self._series.get(key)
-        return new.series_id if new is not None else self._new_series(key, reading).series_id
+        if new is not None:
+            return new.series_id
+        device, known = reading.device, self._known
+        full = len(known.series_ids) + len(self._series) >= MAX_SERIES
+        if full or known.series_of[device] + self._grown[device] >= MAX_SERIES_OF_DEVICE:
+            self._crowded.add(device)
+            return 0
+        self._grown[device] += 1
+        return self._new_series(key, reading).series_id
 
     def _new_series(self, key: SeriesKey, reading: Reading) -> Series:
         place = (reading.device, reading.sensor)
@@ -223,22 +256,17 @@ class Batch:
 
     def _write_names(self, db: duckdb.DuckDBPyConnection) -> None:
         if self._devices:
-            db.executemany(
-                "insert into device (device_id, first_seen) values (?, make_timestamp_ms(?))",
-                [list(pair) for pair in self._devices.items()],
-            )
+            db.execute(INSERT_DEVICES, [list(self._devices), list(self._devices.values())])
         if self._sensors:
-            db.executemany(
-                "insert into sensor (sensor_id, device_id, sensor, sensor_type, slug) values (?, ?, ?, ?, ?)",
-                [
-                    [s.sensor_id, s.device_id, s.sensor, s.sensor_type, views.slug(s.sensor_type)]
-                    for s in self._sensors.values()
-                ],
-            )
-        db.executemany(
-            "insert into series values (?, ?, ?, ?, ?)",
-            [[s.series_id, s.sensor_id, s.metric, s.quantity.value, s.quantity.unit] for s in self._series.values()],
-        )
+            sensors = [
+                (s.sensor_id, s.device_id, s.sensor, s.sensor_type, views.slug(s.sensor_type))
+                for s in self._sensors.values()
+            ]
+            db.execute(INSERT_SENSORS, _columns(sensors))
+        series = [
+            (s.series_id, s.sensor_id, s.metric, s.quantity.value, s.quantity.unit) for s in self._series.values()
+        ]
+        db.execute(INSERT_SERIES, _columns(series))
 
     def _write_delivery(self, db: duckdb.DuckDBPyConnection) -> None:
         moved = self._moved()
@@ -246,7 +274,7 @@ class Batch:
             return
         new = [key for key in moved if key not in self._known.boots]
         if new:
-            db.executemany("insert into boot values (?, ?, ?)", [[self._refs[key], *key] for key in new])
+            db.execute(INSERT_BOOTS, _columns([(self._refs[key], *key) for key in new]))
         gone, come = [], []
         for key in moved:
             before, after = set(self._before(key).gaps), set(self._states[key].gaps)
@@ -254,7 +282,7 @@ class Batch:
             come += [(self._refs[key], *gap) for gap in sorted(after - before)]
         for query, gaps in ((DELETE_GAPS, gone), (INSERT_GAPS, come)):
             if gaps:
-                db.execute(query, [list(column) for column in zip(*gaps, strict=True)])
+                db.execute(query, _columns(gaps))
         states = [delivery.trim(self._states[key]) for key in moved]
         db.execute(
             INSERT_DELIVERY,
@@ -275,6 +303,10 @@ def _stored(db: duckdb.DuckDBPyConnection, raw: Raw, rows: Mapping[int, Row]) ->
     given = [*map(_text, (rows, series, times, values)), min(times), max(times)]
     found = db.execute(query, given).fetchall()
     return {index for (index,) in found}
+
+
+def _columns(rows: Sequence[tuple[int | str, ...]]) -> list[list[int | str]]:
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _text(column: Iterable[float | None]) -> str:

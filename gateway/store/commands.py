@@ -19,6 +19,7 @@ __all__ = [
     "audit",
     "audit_rows",
     "drop_grants",
+    "drop_node_key",
     "events",
     "get_setting",
     "grants",
@@ -54,35 +55,53 @@ _TEXTS = (
 )
 
 
+# A whole house comes and goes at once: by executemany a thousand rows would keep readings waiting for a second.
+INSERT_DEVICES = f"""
+    insert into device select unnest($1::VARCHAR[]),
+        {", ".join(f"unnest(${at}::VARCHAR[])" for at in range(5, len(_TEXTS) + 5))},
+        make_timestamp_ms(unnest($2::BIGINT[])), make_timestamp_ms(unnest($3::BIGINT[])), unnest($4::VARCHAR[])
+"""
+FIRST_SEEN = "select device_id, epoch_ms(first_seen) from device where list_contains($1::VARCHAR[], device_id)"
+TOUCH_DEVICES = """
+    update device set status = t.status, last_seen = t.last_seen
+    from (select unnest($1::VARCHAR[]) device_id, unnest($2::VARCHAR[]) status,
+                 make_timestamp_ms(unnest($3::BIGINT[])) last_seen) t
+    where device.device_id = t.device_id
+"""
+INSERT_EVENTS = """
+    insert into event select make_timestamp_ms(unnest($1::BIGINT[])), unnest($2::VARCHAR[]), unnest($3::VARCHAR[]),
+        unnest($4::VARCHAR[]), unnest($5::VARCHAR[])
+"""
+
+
 async def save_device(store: Store, device: Device) -> None:
     """Insert or replace what is known of a device; its first_seen, once known, is kept."""
+    await save_devices(store, [device])
+
+
+async def save_devices(store: Store, devices: Sequence[Device]) -> None:
+    """The same for some, in one transaction."""
+    ids = [each.device_id for each in devices]
 
     def change(db: duckdb.DuckDBPyConnection) -> None:
-        row = db.execute("select first_seen from device where device_id = ?", [device.device_id]).fetchone()
-        first = codes.from_db(row[0]) if row and row[0] else device.first_seen
-        db.execute("delete from device where device_id = ?", [device.device_id])
-        values = [
-            device.device_id,
-            *(getattr(device, name) for name in _TEXTS),
-            _naive(first),
-            _naive(device.last_seen),
+        known = dict(db.execute(FIRST_SEEN, [ids]).fetchall())
+        db.execute("delete from device where list_contains($1::VARCHAR[], device_id)", [ids])
+        texts = [[getattr(each, name) for each in devices] for name in _TEXTS]
+        first = [
+            _ms(each.first_seen) if known.get(each.device_id) is None else known[each.device_id] for each in devices
         ]
-        db.execute(f"insert into device values ({', '.join('?' * 17)})", [*values, _json(device.metadata)])  # noqa: S608
+        last, metadata = [_ms(each.last_seen) for each in devices], [_json(each.metadata) for each in devices]
+        db.execute(INSERT_DEVICES, [ids, first, last, metadata, *texts])
 
-    await store.write(change, lambda known: known.devices.add(device.device_id))
+    if devices:
+        await store.write(change, lambda known: known.devices.update(ids))
 
 
 async def touch_devices(store: Store, seen: Mapping[str, tuple[str, datetime | None]]) -> None:
     """Write down status and last_seen of some devices; for the registry, now and then."""
-
-    def change(db: duckdb.DuckDBPyConnection) -> None:
-        for device_id, (status, last) in seen.items():
-            db.execute(
-                "update device set status = ?, last_seen = ? where device_id = ?", [status, _naive(last), device_id]
-            )
-
     if seen:
-        await store.write(change)
+        columns = [list(seen), [status for status, _ in seen.values()], [_ms(last) for _, last in seen.values()]]
+        await store.write(lambda db: db.execute(TOUCH_DEVICES, columns))
 
 
 async def save_sensor(
@@ -200,8 +219,10 @@ async def add_event(store: Store, event: Event) -> None:
 
 async def add_events(store: Store, events: Sequence[Event]) -> None:
     """Append some events in one transaction: each one costs the card as much as a batch of readings."""
-    rows = [[_naive(each.time), each.kind, each.device, each.message, _json(each.detail)] for each in events]
-    await store.write(lambda db: db.executemany("insert into event values (?, ?, ?, ?, ?)", rows))
+    rows = [(_ms(each.time), each.kind, each.device, each.message, _json(each.detail)) for each in events]
+    if rows:
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        await store.write(lambda db: db.execute(INSERT_EVENTS, columns))
 
 
 async def save_node_key(store: Store, device_id: str, key: bytes) -> None:
@@ -214,6 +235,11 @@ async def save_node_key(store: Store, device_id: str, key: bytes) -> None:
     await store.write(change)
 
 
+async def drop_node_key(store: Store, device_id: str) -> None:
+    """Forget the key of a node."""
+    await store.write(lambda db: db.execute("delete from node_key where device_id = ?", [device_id]))
+
+
 async def set_setting(store: Store, name: str, value: str | None) -> None:
     """Keep a text under a name; None forgets it."""
     kept = f"user:{name}"  # apart from the store's own
@@ -224,6 +250,10 @@ async def set_setting(store: Store, name: str, value: str | None) -> None:
             db.execute("insert into setting values (?, ?)", [kept, value])
 
     await store.write(change)
+
+
+def _ms(time: datetime | None) -> int | None:
+    return None if time is None else codes.to_ms(time)
 
 
 def _naive(time: datetime | None) -> datetime | None:

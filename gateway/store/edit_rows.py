@@ -8,6 +8,19 @@ from gateway.store import codes
 from gateway.store.db import Connection, Store
 from gateway.store.known import Known
 
+NAMING = (
+    "boot",
+    "sensor",
+    "device",
+    "device_edit",
+    "node_key",
+    "broker_login",
+    "event",
+    "rollout_device",
+    "node_firmware",
+)
+"""Tables whose rows name a device; the audit keeps its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Edit:
@@ -58,7 +71,7 @@ async def delete_device(store: Store, device_id: str, series: Collection[int]) -
             db.execute(f"delete from {table} where list_contains(?::INTEGER[], series_id)", [ids])  # noqa: S608
         for table in ("delivery", "gap"):
             db.execute(f"delete from {table} where list_contains(?::INTEGER[], boot_ref)", [boots])  # noqa: S608
-        for table in ("boot", "sensor", "device", "device_edit", "node_key", "event"):
+        for table in NAMING:
             db.execute(f"delete from {table} where device_id = ?", [device_id])  # noqa: S608
 
     def adopt(known: Known) -> None:

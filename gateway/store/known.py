@@ -1,6 +1,7 @@
 """What the store remembers of its file between batches."""
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -52,6 +53,7 @@ class Known:
         self.sensors: Mapping[tuple[str, str], Sensor] = {}
         self.series: Mapping[int, Series] = {}
         self.series_ids: dict[SeriesKey, int] = {}
+        self.series_of: Counter[str] = Counter()
         self.newest: dict[int, Reading] = {}
         self.newest_ms: dict[int, int] = {}
         self.boots: dict[BootKey, Boot] = {}
@@ -113,6 +115,7 @@ class Known:
         self.sensors = {key: sensor for key, sensor in self.sensors.items() if key[0] != device_id}
         self.series = {one: series for one, series in self.series.items() if series.device != device_id}
         self.series_ids = {key: one for key, one in self.series_ids.items() if key[0] != device_id}
+        self.series_of.pop(device_id, None)
         self.boots = {key: boot for key, boot in self.boots.items() if key[0] != device_id}
 
     def set_newest(
@@ -155,6 +158,7 @@ class Known:
         self.devices.update(sensor.device_id for sensor in sensors)
         self.sensors = {**self.sensors, **{(sensor.device_id, sensor.sensor): sensor for sensor in sensors}}
         self.series = {**self.series, **{each.series_id: each for each in series}}
+        self.series_of.update(s.device for s in series)
         self.series_ids.update({(s.device, s.sensor, s.metric, s.quantity): s.series_id for s in series})
         self.next_sensor_id = max([self.next_sensor_id, *(sensor.sensor_id + 1 for sensor in sensors)])
         self.next_series_id = max([self.next_series_id, *(each.series_id + 1 for each in series)])

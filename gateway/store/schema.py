@@ -71,6 +71,31 @@ create table token_grant (
     token_id VARCHAR not null, client VARCHAR not null, device_sha256 VARCHAR not null, family_sha256 VARCHAR,
     refresh_sha256 VARCHAR, until TIMESTAMP_MS not null)
 """
+# Who may connect to the local broker. The column is called device_id because most of them are devices.
+LOGIN = """
+create table broker_login (
+    device_id VARCHAR not null, hash VARCHAR not null, kind VARCHAR not null, may_write VARCHAR not null,
+    may_read VARCHAR not null, created TIMESTAMP_MS not null, rotated TIMESTAMP_MS, revoked TIMESTAMP_MS)
+"""
+# Public keys whose bundles are taken, and the bundles; their files lie in DATA/firmware.
+FIRMWARE = (
+    """create table firmware_key (key VARCHAR not null, name VARCHAR not null, added TIMESTAMP_MS not null,
+       added_by VARCHAR not null)""",
+    """create table firmware (digest VARCHAR not null, version VARCHAR not null, board VARCHAR not null,
+       kind VARCHAR not null, size_bytes BIGINT not null, mpy INTEGER, created TIMESTAMP_MS not null,
+       added TIMESTAMP_MS not null, added_by VARCHAR not null, signed_by VARCHAR not null,
+       manifest VARCHAR not null)""",
+)
+# Rollouts are kept when they have ended; what each node runs is told by the nodes themselves.
+ROLLOUT = (
+    """create table rollout (rollout_id VARCHAR not null, digest VARCHAR not null, version VARCHAR not null,
+       principal VARCHAR not null, targets VARCHAR, course VARCHAR not null, reason VARCHAR,
+       created TIMESTAMP_MS not null, ended TIMESTAMP_MS, detail VARCHAR)""",
+    """create table rollout_device (rollout_id VARCHAR not null, position INTEGER not null, device_id VARCHAR not null,
+       state VARCHAR not null, reason VARCHAR, started TIMESTAMP_MS, ended TIMESTAMP_MS, detail VARCHAR)""",
+    """create table node_firmware (device_id VARCHAR not null, version VARCHAR not null, board VARCHAR, mpy INTEGER,
+       slots VARCHAR, since TIMESTAMP_MS not null)""",
+)
 
 MIGRATIONS = (
     Migration(
@@ -107,6 +132,9 @@ MIGRATIONS = (
     Migration(3, "grants", 1, (GRANT,)),
     Migration(4, "what people set", 1, PEOPLE),
     Migration(5, "files", 1, (FILE,)),
+    Migration(6, "logins", 1, (LOGIN,)),
+    Migration(7, "firmware", 1, FIRMWARE),
+    Migration(8, "rollouts", 1, ROLLOUT),
 )
 SCHEMA = MIGRATIONS[-1].number
 

@@ -25,7 +25,8 @@ class Gap:
 @dataclass(frozen=True, slots=True)
 class Commit:
     """What one committed batch changed. `marks` maps (device, boot) to the contiguous high-water mark now on disk,
-    for every boot that the batch mentioned, also where all of its messages were duplicates."""
+    for every boot that the batch mentioned, also where all of its messages were duplicates. `crowded` devices said
+    `refused` readings of new series although they have as many as a device may have: these are not stored."""
 
     batch: int
     stored: int
@@ -33,6 +34,8 @@ class Commit:
     marks: Mapping[tuple[str, str], int]
     gaps: tuple[Gap, ...]
     fresh: tuple[Reading, ...]
+    refused: int = 0
+    crowded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

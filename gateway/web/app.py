@@ -69,9 +69,11 @@ def build(
     plain: Plain = Plain.READ,
     routes: Sequence[Route] = (),
     limits: Mapping[str, BodyLimit] | None = None,
+    node: Callable[[str, str], str | None] = lambda _path, _authorization: None,
 ) -> Guard:
     """The whole ASGI app. `names` gives the host names that the gateway goes by (`headers.names`), asked for each
-    request; `routes` are those of other parts, `limits` the bodies that may be longer than others (`Guard.limits`);
+    request; `routes` are those of other parts, `limits` the bodies that may be longer than others (`Guard.limits`),
+    `node` tells which node a path's Authorization proves to be (`Doors.node`);
     leave `guard.close` to `Serving(drain=...)`."""
     sessions = Sessions(site.desk.tokens.holder, site.clock)
     pairing = PairingPages(site.name, site.desk, sessions, site.clock, plain)
@@ -95,7 +97,7 @@ def build(
         Route("/readyz", pages.ready),
         Route("/metrics", pages.metrics),
     ]
-    doors = Doors(site.desk, sessions.principal, names, origins, plain)
+    doors = Doors(site.desk, sessions.principal, names, origins, plain, node)
     return Guard(Starlette(routes=[*own, *routes]), doors, limits=limits or {}, refused=site.desk.refused)
 
 

@@ -39,6 +39,8 @@ UNLIMITED = "/healthz"
 """Whoever restarts us may ask as often as it likes: the answer costs nothing."""
 MCP = "/mcp"
 """A browser's cookie is no credential here: no page may make a browser speak MCP."""
+NODES = "/files/firmware/"
+"""Where nodes download updates: what they show is no token but signed with their own key, and no token counts there."""
 METADATA = "/.well-known/oauth-protected-resource/mcp"
 BODIES, BODIES_OF_A_PLACE = 32, 8
 """How many forms of strangers are waited for at once, and of one address."""
@@ -51,13 +53,14 @@ JSONRPC_REFUSED = -32000
 class Doors:
     """How the guard learns what it decides by. `session` says whom a browser's session stands for. `names` gives the
     host names this gateway goes by, asked anew for each request; the address that a connection came in on always counts
-    too. `origins` are foreign pages that may ask."""
+    too. `origins` are foreign pages that may ask. `node` tells which node a path's Authorization proves to be."""
 
     desk: Desk
     session: Callable[[str], Principal | None]
     names: Callable[[], Collection[str]]
     origins: Collection[str] = ()
     plain: Plain = Plain.READ
+    node: Callable[[str, str], str | None] = lambda _path, _authorization: None
 
 
 class Refused(Exception):
@@ -146,6 +149,8 @@ class Guard:
         """The principal of the bearer token, else of the browser's session, else a guest of the household. What a
         client brings counts alone: wrong credentials are refused, also where none would do."""
         path, desk = scope["path"], self.doors.desk
+        if path.startswith(NODES):
+            return self._node(scope, headers)
         if given := headers.getlist("authorization"):
             scheme, _, token = given[0].partition(" ")
             bearer = scheme.lower() == "bearer" and len(given) == 1
@@ -162,6 +167,17 @@ class Guard:
             raise Refused("token", _to_pairing(scope, dead=bool(session)))
         text = "send a token as `Authorization: Bearer agw_...`, or ask for one at /oauth/device_authorization"
         raise Refused("token", _unauthorized(scope, headers, text))
+
+    def _node(self, scope: Scope, headers: Headers) -> Principal:
+        """The node that downloads. A guest: it may nothing but that, and its refusals are counted."""
+        given, path = headers.getlist("authorization"), scope["path"]
+        device = self.doors.node(path, given[0]) if len(given) == 1 else None
+        if device is not None:
+            return Principal(f"node {device}", AccessScope.READ, f"node@{device}", guest=True)
+        if wait_s := self.doors.desk.failures.spend(place(_address(scope))):
+            raise Refused("failures", _busy(scope, "too many wrong credentials from this address", wait_s))
+        body = {"error": "unauthorized", "error_description": "send `Authorization: Node DEVICE:MAC` for this offer"}
+        raise Refused("node", JSONResponse(body, 401, headers={"www-authenticate": 'Node realm="ambient-gateway"'}))
 
     async def _wrong(self, scope: Scope, headers: Headers, token: str) -> Principal:
         """Never returns: refuses these credentials, written down where they were good once."""

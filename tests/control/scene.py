@@ -15,21 +15,24 @@ from mcp_types import CallToolResult, TextContent
 from drivers.model import Quantity
 from gateway.access.audit import Audit
 from gateway.access.identity import Identity
+from gateway.access.logins import Logins, NodeKeys
 from gateway.access.policy import Plain
 from gateway.access.principal import Scope
 from gateway.access.tokens import Tokens
 from gateway.acting import Acting, Outside, open_acting
 from gateway.asking import open_asking
 from gateway.config import Config
-from gateway.core import Core, NodeKeys
+from gateway.core import Core
 from gateway.files.files import Files
 from gateway.mcp.server import More
+from gateway.nodes.ota.fleet import Fleet
 from gateway.registry.journal import Journal
 from gateway.registry.registry import Registry
 from gateway.store import commands
 from gateway.store.db import Store
 from gateway.store.keeper import Keeper
 from gateway.store.types import Zone
+from gateway.updating import Ways
 from tests.calibration import scene as calibration
 from tests.web.house import ZONE, HandClock, House, furnish, house, reading
 
@@ -119,7 +122,8 @@ async def scene(
             tokens=tokens,
             audit=Audit(store, clock),
             desk=None,  # type: ignore[arg-type]
-            keys=NodeKeys(store),
+            keys=(keys := NodeKeys(store)),
+            logins=Logins(store, clock, keys),
             journal=journal,
             keeper=Keeper(store, clock, note=journal.note),
             started_s=asyncio.get_running_loop().time(),
@@ -127,7 +131,8 @@ async def scene(
         )
         asking = await open_asking(core, parts)
         files = asking.files
-        outside = Outside(air.service, node.send, node.farewell, node.changed.append, files=files, call=call)
+        ways = Ways(Fleet(store, clock))
+        outside = Outside(air.service, node.send, node.farewell, node.changed.append, files=files, call=call, ways=ways)
         acting = await open_acting(core, outside, parts)
         made.append((core, acting, files))
         return More(groups=(*acting.groups(answered), *asking.groups))

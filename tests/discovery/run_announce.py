@@ -21,7 +21,7 @@ async def main(name: str, gateway_id: str, fingerprint: str, mqtt_port: str | No
         https_port=8443,
         version="0.1.0",
         mcp_revisions=["2025-11-25", "2026-07-28"],
-        mqtt_port=int(mqtt_port) if mqtt_port else None,
+        mqtt=(int(mqtt_port), 0) if mqtt_port else None,
     ):
         await stop.wait()
 

@@ -93,9 +93,10 @@ def keys(text: bytes) -> list[bytes]:
 
 @given(NAMES, IDS)
 def test_an_instance_is_one_dns_label(name: str, gateway_id: str) -> None:
-    announcement = Announcement(name, gateway_id, "ab" * 32, 8443, 8080, 1883)
+    announcement = Announcement(name, gateway_id, "ab" * 32, 8443, 8080, (1883, 8883))
     assert len(announcement.instance.encode()) <= 63
     assert "." not in announcement.instance
     services = announcement.services(("192.0.2.1", "fe80::1"))
     assert [service.type.split(".")[0] for service in services] == ["_mcp", "_http", "_mqtt"]
+    assert keys(services[2].text) == [b"txtvers", b"id", b"tls"]
     assert not any(b"token" in key.lower() for service in services for key in keys(service.text))

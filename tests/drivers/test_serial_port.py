@@ -50,6 +50,33 @@ async def test_what_is_written_comes_out_and_what_comes_in_is_read(plugged):
         assert await opened.read(100, WITHIN_S) == b"\x00"
 
 
+class Lines(serial.Serial):
+    """A port with control lines, which a pseudo-terminal has not: they are written down as (DTR, RTS)."""
+
+    told: list[tuple[bool, bool]]
+
+    def _update_dtr_state(self):
+        self.told = [*getattr(self, "told", []), (self.dtr, self.rts)]
+
+    _update_rts_state = _update_dtr_state
+
+
+async def test_a_board_is_reset_by_the_control_lines_and_not_sent_into_its_boot_loader(plugged):
+    made: list[Lines] = []
+
+    def opener(path: str, baud: int) -> serial.Serial:
+        made.append(Lines(path, baud, exclusive=True, timeout=0, inter_byte_timeout=0))
+        made[0].told.clear()
+        return made[0]
+
+    async with port(plugged, opener=opener) as opened:
+        assert await opened.pulse_reset() is True
+    # EN is low while RTS is on and DTR off; GPIO 0 while DTR is on and RTS off, which never happens.
+    assert made[0].told == [(False, True), (False, True), (False, False)]
+    async with port(plugged) as opened:
+        assert await opened.pulse_reset() is False
+
+
 async def test_silence_is_a_timeout_and_the_port_goes_on(plugged):
     async with port(plugged) as opened:
         for ask in (opened.read, opened.readline):

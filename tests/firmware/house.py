@@ -11,11 +11,9 @@ from typing import Any
 
 from aiomqtt import Client
 
-from bench.boards import Board
+from bench.boards import Board, orders
 from drivers.errors import DriverError, NoDevice
 from drivers.testing.buses import Chip
-from gateway.ingest import wire
-from gateway.nodes.commander import Commander
 from tests.running import command
 
 HOST = "127.0.0.1"
@@ -122,12 +120,20 @@ async def chips(present: Iterable[Chip], speed: int = 1) -> AsyncIterator[Wires]
 
 async def key_of(device: str, data: Path) -> str:
     """A key as `gateway node add` prints it."""
-    code, out, err = await command("node", "add", device, "--data", str(data))
+    code, out, err = await command("node", "add", device, "--json", "--data", str(data))
     assert code == 0, err
-    return out.strip()
+    key: str = json.loads(out)["key"]
+    return key
+
+
+KEYS: dict[str, bytes] = {}
+"""Of the boards that were given settings last, for who sends them commands."""
 
 
 def settings(device: str, port: int, sensors: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    KEYS.pop(device, None)
+    if more.get("key"):
+        KEYS[device] = bytes.fromhex(more["key"])
     return {
         "device": device,
         "wifi": {"ssid": "house", "password": "secret"},
@@ -140,4 +146,4 @@ def settings(device: str, port: int, sensors: list[dict[str, Any]], **more: Any)
 
 async def send(port: int, device: str, name: str, **args: Any) -> tuple[bool, Any]:
     """A command by the gateway's own way."""
-    return await Commander(HOST, port, wire.encode_command, wire.decode_result).send(device, name, args, WITHIN_S)
+    return await orders(HOST, port, KEYS.get).send(device, name, args, WITHIN_S)

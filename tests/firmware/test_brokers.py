@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aiomqtt import Client
 
-from bench.boards import Board, Wire
+from bench.boards import Board, Wire, orders
 from gateway.ingest import wire
 from tests.brokers import a_mosquitto, free_port, needs_mosquitto
 from tests.firmware.house import HOST, WITHIN_S, Said, ear, key_of, powered, send, settings
@@ -60,7 +60,7 @@ async def test_a_false_broker_empties_no_ring_and_is_reported(tmp_path: Path) ->
         board = Board(tmp_path / "board", settings("n1", way.port, SENSORS, key=key), speed=SPEED)
         async with powered(board):
             await false.until(lambda said: sum(topic.endswith("/ack") for topic, _ in said) >= 8)
-            ok, error = await send(false_port, "n1", "restart")
+            ok, error = await orders(HOST, false_port, lambda _device: None).send("n1", "restart", {}, WITHIN_S)
             assert not ok
             assert "signed with this node's key" in error
             sent = {body["seq"] for topic, body in false.said if topic.endswith("/data")}
@@ -180,7 +180,9 @@ async def test_packets_in_single_bytes_and_giants_among_them(tmp_path: Path) -> 
             await script.say(published("devices/n1/ack", wire.encode_ack("n1", boot, 1, KEY), 8))
             kept = published("devices/n1/commands/c0", b'{"name":"restart"}', 10)
             await script.say(b"\x33" + kept[1:])  # retained by the broker: who knows from when
-            await script.say(published("devices/n1/commands/c1", b'{"name":"get_diagnostics"}', 9))
+            topic = "devices/n1/commands/c1"
+            command = wire.encode_command(topic, "get_diagnostics", {}, (KEY, boot, 1))
+            await script.say(published(topic, command, 9))
             await script.until(lambda: any(b"commands/c1/result" in body for _, body in script.packets))
             (answer,) = [body for _, body in script.packets if b"commands/c1/result" in body]
             assert json.loads(answer[answer.index(b"{") :])["ok"]

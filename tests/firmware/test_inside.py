@@ -102,11 +102,24 @@ def test_the_gateway_knows_the_same_vectors() -> None:
             told = json.loads(wire.encode_ack(each["device"], ack.boot, ack.seq, key))
             assert told.get("mac") == json.loads(each["payload"]).get("mac")
     for each in vectors["commands"]:
+        topic = f"devices/bedroom-1/commands/{each.get('id', '1')}"
+        key = bytes.fromhex(each["key"]) if "key" in each else None
         if each["means"] is None:
             with pytest.raises(wire.WireError):
-                wire.decode_command("devices/n1/commands/1", each["payload"].encode())
+                wire.decode_command(topic, each["payload"].encode(), key)
+            continue
+        assert list(wire.decode_command(topic, each["payload"].encode(), key)) == each["means"]
+        if key is not None:
+            (name, args), (boot, n) = each["means"], each["for"]
+            written = wire.encode_command(topic, name, args, (key, boot, n))
+            assert list(wire.decode_command(topic, written, key)) == each["means"]
+    for each in vectors["offers"]:
+        told = each["payload"].encode(), bytes.fromhex(each["key"]), "update", each["device"]
+        if each["means"] is None:
+            with pytest.raises(wire.WireError):
+                wire.unsealed("devices/bedroom-1/update", *told)
         else:
-            assert list(wire.decode_command("devices/n1/commands/1", each["payload"].encode())) == each["means"]
+            assert wire.unsealed("devices/bedroom-1/update", *told) == each["means"]
 
 
 def test_the_gateway_hears_what_the_node_advertises(tmp_path: Path) -> None:

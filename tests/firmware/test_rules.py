@@ -31,13 +31,13 @@ STOCK = {
     "machine": "Pin RTC SoftI2C I2C WDT reset reset_cause deepsleep unique_id",
     "micropython": "const",
     "network": "WLAN hostname",
-    "os": "listdir mkdir remove rename stat statvfs urandom",
+    "os": "listdir mkdir remove rename rmdir stat statvfs urandom",
     "random": "randint getrandbits",
     "socket": "socket getaddrinfo AF_INET SOCK_DGRAM SOCK_STREAM",
     "struct": "pack unpack",
-    "sys": "modules path print_exception",
+    "sys": "implementation modules path print_exception",
     "time": "sleep sleep_ms ticks_ms ticks_diff ticks_add",
-    "tls": "SSLContext PROTOCOL_TLS_CLIENT CERT_REQUIRED",
+    "tls": "SSLContext PROTOCOL_TLS_CLIENT CERT_REQUIRED CERT_NONE",
 }
 MAYBE_NODES = (ast.Match, ast.TryStar, ast.AsyncFor, ast.JoinedStr, ast.AnnAssign, ast.Nonlocal)
 """Syntax that MicroPython lacks, half has, or that this house does without there."""

@@ -10,8 +10,8 @@ import pytest
 
 from bench.boards import FIRMWARE, HERE, INTERPRETER, Board, Wire
 from gateway.store.db import Store
-from tests.brokers import needs_mosquitto
-from tests.firmware.house import HOST, WITHIN_S, ear, key_of, powered, settings
+from tests.brokers import free_port, needs_mosquitto
+from tests.firmware.house import HOST, WITHIN_S, Said, ear, key_of, powered, settings
 from tests.running import gateway
 
 pytestmark = pytest.mark.slow
@@ -48,6 +48,30 @@ async def test_a_board_without_a_clock_is_dated_within_two_seconds(tmp_path: Pat
     assert len(rows) >= 6
     errors_s = [stored - true for stored, true, _ in rows]
     assert max(map(abs, errors_s)) < 2, errors_s
+
+
+@needs_mosquitto
+async def test_a_board_asks_the_gateway_for_the_time(tmp_path: Path) -> None:
+    """By default, where its broker is, as soon as that has proved to be the gateway."""
+    data, port = tmp_path / "data", free_port()
+    environment = {**QUICK, "AMBIENT_GATEWAY_NTP_PORT": str(port)}
+    async with gateway(data, environment=environment) as running, ear(running.mqtt) as heard:
+        key = await key_of("n1", data)
+        told = settings(
+            "n1", running.mqtt, [{"driver": "wallclock", "interval_s": 2}], key=key, ntp=None, ntp_port=port
+        )
+        async with powered(Board(tmp_path / "board", told)):
+
+            def dated(said: list[Said]) -> list[int]:
+                return [body["seq"] for topic, body in said if topic.endswith("/data") and body["clock"] == "ntp"]
+
+            last = (await heard.until(lambda said: dated(said)[1:]))[-1]
+            await heard.until(lambda said: any(t.endswith("/ack") and body["seq"] >= last for t, body in said))
+        await running.stop()
+    async with Store(data) as store:
+        rows = await store.ask(lambda view: view.db.execute(STORED.format(raw=view.raw())).fetchall())
+    assert max(abs(stored - true) for stored, true, _ in rows[-2:]) < 0.5, "loopback: what the loop's delays leave"
+    assert max(abs(stored - true) for stored, true, _ in rows) < 2
 
 
 class TimeServer(asyncio.DatagramProtocol):

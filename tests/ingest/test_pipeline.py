@@ -140,6 +140,45 @@ def test_a_window_is_counted_in_messages_however_they_come() -> None:
     run_virtual(main())
 
 
+def test_with_flush_on_idle_a_pause_is_enough_and_without_one_it_is_written_so_many_times_a_second() -> None:
+    async def main() -> None:
+        loop, store = asyncio.get_running_loop(), MemoryStore()
+        async with Pipeline(store.append, idle_commits_per_s=2) as pipeline:
+            pipeline.offer(message(1), lambda: None)
+            await store.until(lambda: len(store.batches) == 1)
+            await asyncio.sleep(3)
+            pipeline.offer(message(2), lambda: None)
+            await asyncio.sleep(0.03)
+            pipeline.offer(message(3), lambda: None)
+            await store.until(lambda: len(store.batches) == 2)
+            assert loop.time() == pytest.approx(3.08, abs=0.001)  # a pause of 50 ms after the last one
+            pipeline.offer(message(4), lambda: None)
+            await store.until(lambda: len(store.batches) == 3)
+            assert loop.time() == pytest.approx(3.58, abs=0.001)  # half a second after the one before
+            began_s = loop.time()
+            for seq in range(5, 505):  # one each 10 ms: never a pause
+                pipeline.offer(message(seq), lambda: None)
+                await asyncio.sleep(0.01)
+            assert store.batches[:3] == [1, 2, 1]
+            assert len(store.batches) - 3 == pytest.approx(2 * (loop.time() - began_s), abs=1)
+            assert max(store.batches) <= 51
+
+    run_virtual(main())
+
+
+def test_local_readings_wait_for_the_interval_also_with_flush_on_idle() -> None:
+    async def main() -> None:
+        loop, store = asyncio.get_running_loop(), MemoryStore()
+        async with Pipeline(store.append, idle_commits_per_s=2) as pipeline:
+            await pipeline.put(message(1))
+            await store.until(lambda: len(store.batches) == 1)
+            await pipeline.put(message(2))
+            await store.until(lambda: len(store.batches) == 2)
+            assert loop.time() == pytest.approx(5, abs=0.001)
+
+    run_virtual(main())
+
+
 def test_what_came_together_is_written_together_and_acknowledged_once() -> None:
     async def main() -> None:
         loop, store, done = asyncio.get_running_loop(), MemoryStore(), []

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from drivers.errors import BusTimeout
 from drivers.host.open import open_bus
 from drivers.model import Quality, Reason
 from gateway.ingest import wire
@@ -326,18 +325,20 @@ async def test_a_command_comes_back_with_its_result(plugged: Cable) -> None:
     async with serving(plugged.path, MemoryStore(), house) as nodes:
         node.say("status", {"status": "online"})
         await house.until("status", "n1", True)
-        sent = asyncio.create_task(nodes.command("n1", "c1", "interval", {"interval_s": 5}), name="command")
+        topic, payload = "devices/n1/commands/c1", b'{"name":"interval","args":{"interval_s":5}}'
+        sent = asyncio.create_task(nodes.exchange(topic, payload), name="command")
         await node.hear(bool)
         assert node.heard == [("devices/n1/commands/c1", {"name": "interval", "args": {"interval_s": 5}})]
         with pytest.raises(ValueError, match="still running"):
-            await nodes.command("n1", "c1", "interval", {})
+            await nodes.exchange(topic, payload)
         node.say("commands/other/result", {"ok": True, "result": 1})
         node.say("commands/c1/result", {"ok": False, "error": "too fast"})
-        assert await sent == (False, "too fast")
-        with pytest.raises(BusTimeout, match="c2 within"):
-            await nodes.command("n1", "c2", "restart", {}, timeout_s=0.01)
-        with pytest.raises(LookupError, match="'n2' is not connected to desk"):
-            await nodes.command("n2", "c3", "restart", {})
+        assert wire.decode_result(f"{topic}/result", await sent) == (False, "too fast")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await nodes.exchange("devices/n1/commands/c2", payload)
+        with pytest.raises(LookupError, match="n2/commands/c3: its device is not connected to desk"):
+            await nodes.exchange("devices/n2/commands/c3", payload)
 
 
 # ---- lines

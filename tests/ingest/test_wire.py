@@ -336,7 +336,7 @@ def test_acknowledgements_are_signed_with_the_devices_key() -> None:
 
 
 def test_commands_and_results_come_back_as_they_were_sent() -> None:
-    command = wire.encode_command("set_interval", {"interval_s": 30})
+    command = wire.encode_command("devices/a/commands/c1", "set_interval", {"interval_s": 30})
     assert wire.decode_command("devices/a/commands/c1", command) == ("set_interval", {"interval_s": 30})
     topic = "devices/a/commands/c1/result"
     assert wire.decode_result(topic, wire.encode_result({"n": 1})) == (True, {"n": 1})

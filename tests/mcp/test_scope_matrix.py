@@ -12,9 +12,11 @@ from mcp_types import CallToolResult
 
 from gateway.access.policy import ACTIONS, Action
 from gateway.access.principal import Scope
+from gateway.nodes.ota.rollout_commands import PauseRollout, RolloutView, UpdateFirmware
 from gateway.store import queries
 from gateway.store.types import AuditRow
 from tests.control.scene import Scene, scene
+from tests.nodes.bundles import PUBLIC, written
 from tests.web.house import ERAS, reading
 
 WRITES = [action for action in ACTIONS.values() if action.tool and action.write]
@@ -100,6 +102,37 @@ async def revoke_token(home: Scene, n: int) -> dict[str, Any]:
     return {"name": f"old-{n}"}
 
 
+async def node_login(home: Scene, n: int) -> dict[str, Any]:
+    await home.core.logins.add(f"login-{n}")
+    return {"device": f"login-{n}"}
+
+
+async def an_update(home: Scene, n: int) -> dict[str, Any]:
+    """Of a node of its own, to a bundle that is here."""
+    name, updating = f"esp-{n}", home.acting.updating
+    if not updating.shelf.keys:
+        await updating.shelf.trust(PUBLIC, "anna", "local")
+        await updating.shelf.add(await updating.shelf.check(written(home.core.folder)), "anna")
+    await home.core.logins.add(name)
+    said = {"firmware_version": "1.3.0", "board": "esp32", "slots": "files"}
+    await home.core.registry.capabilities(name, said)
+    await updating.fleet.capabilities(name, said)
+    return {"devices": [name]}
+
+
+async def a_rollout(home: Scene, n: int) -> dict[str, Any]:
+    command = UpdateFirmware(**await an_update(home, n), confirm=True)
+    begun = await home.acting.commands.run(command)
+    assert isinstance(begun, RolloutView)
+    return {"rollout": begun.rollout}
+
+
+async def a_paused_rollout(home: Scene, n: int) -> dict[str, Any]:
+    found = await a_rollout(home, n)
+    await home.acting.commands.run(PauseRollout(**found))
+    return found
+
+
 async def register_dynamic_tool(home: Scene, n: int) -> dict[str, Any]:
     name = f"third_{n}"
     return {"name": name, "description": "A third", "code": CODE.format(name=name), "arguments": PPM}
@@ -130,6 +163,12 @@ EXAMPLES: Mapping[str, Prepare] = {
     "cancel_task": cancel_task,
     "create_token": create_token,
     "revoke_token": revoke_token,
+    "rotate_node_login": node_login,
+    "revoke_node_login": node_login,
+    "initiate_firmware_update": an_update,
+    "pause_rollout": a_rollout,
+    "resume_rollout": a_paused_rollout,
+    "abort_rollout": a_rollout,
     "register_dynamic_tool": register_dynamic_tool,
     "approve_dynamic_tool": a_tool,
     "remove_dynamic_tool": remove_dynamic_tool,

@@ -12,14 +12,21 @@ from aiomqtt import Client
 
 from gateway.broker.supervise import ChildBroker
 from gateway.ingest import wire
-from gateway.nodes.commander import Commander, NoAnswer, Unreachable
+from gateway.nodes.boots import Boots
+from gateway.nodes.commander import Commander, Unreachable
+from gateway.nodes.orders import Busy, Codec, NoAnswer, Orders
 from tests.brokers import WITHIN_S, a_mosquitto, free_port, needs_mosquitto, soon
 
 pytestmark = needs_mosquitto
 
 
-def commander(port: int) -> Commander:
-    return Commander("127.0.0.1", port, wire.encode_command, wire.decode_result)
+KEY = bytes(range(32))
+
+
+def orders(port: int, key: bytes | None = None, boots: Boots | None = None, now_ms: int = 1_795_000_000_000) -> Orders:
+    commander = Commander("127.0.0.1", port)
+    codec = Codec(wire.encode_command, wire.decode_result, wire.decode_refusal)
+    return Orders(codec, lambda _device: commander.exchange, lambda _device: key, boots or Boots(), lambda: now_ms)
 
 
 @asynccontextmanager
@@ -50,7 +57,7 @@ async def a_node(broker: ChildBroker, device: str, **answers: bytes) -> AsyncIte
 
 async def test_what_a_node_answers_and_what_it_does_not(tmp_path: Path) -> None:
     async with a_mosquitto(tmp_path) as broker:
-        say = commander(broker.port)
+        say = orders(broker.port)
         answers = {
             "info": wire.encode_result({"free": 1024}),
             "reset": wire.encode_result(error="not now"),
@@ -63,7 +70,8 @@ async def test_what_a_node_answers_and_what_it_does_not(tmp_path: Path) -> None:
                 await say.send("node-1", "odd", {}, WITHIN_S)
             with pytest.raises(NoAnswer, match=r"node-1 did not answer 'sleep' within 0\.2 s"):
                 await say.send("node-1", "sleep", {}, 0.2)
-            many = await asyncio.gather(*(say.send("node-1", "info", {}, WITHIN_S) for _ in range(20)))
+            others = [orders(broker.port) for _ in range(20)]
+            many = await asyncio.gather(*(each.send("node-1", "info", {}, WITHIN_S) for each in others))
             assert many == [(True, {"free": 1024})] * 20
         assert heard[0] == ("info", {"all": True})
         assert len(heard) == 24
@@ -71,12 +79,122 @@ async def test_what_a_node_answers_and_what_it_does_not(tmp_path: Path) -> None:
             await say.send("node-2", "info", {}, 0.1)
 
 
+async def test_one_of_a_kind_at_a_time_and_a_caller_who_goes_waits_no_longer(tmp_path: Path) -> None:
+    async with a_mosquitto(tmp_path) as broker, Client("127.0.0.1", broker.port) as ear:
+        await ear.subscribe("devices/+/commands/+", qos=1)
+        say = orders(broker.port)
+        first = asyncio.create_task(say.send("node-1", "sleep", {}, WITHIN_S), name="first")
+        async with asyncio.timeout(WITHIN_S):
+            await anext(aiter(ear.messages))
+        with pytest.raises(Busy, match="sleep of node-1 is under way: wait for its result, or cancel its task"):
+            await say.send("node-1", "sleep", {}, WITHIN_S)
+        for device, name in (("node-2", "sleep"), ("node-1", "info")):
+            with pytest.raises(NoAnswer):
+                await say.send(device, name, {}, 0.1)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        with pytest.raises(NoAnswer):
+            await say.send("node-1", "sleep", {}, 0.1)
+
+
+class Keyed:
+    """A node with a key, in `boot`, that heard `n`; what it was told, and what it obeyed. A `stubborn` one refuses."""
+
+    def __init__(self, boot: str, n: int = 0, *, stubborn: bool = False) -> None:
+        self.boot, self.n, self.stubborn = boot, n, stubborn
+        self.told: list[tuple[str, int]] = []
+        self.obeyed: list[str] = []
+
+    def answer(self, topic: str, payload: bytes) -> bytes:
+        name, _ = wire.decode_command(topic, payload, KEY)
+        device, command_id = topic.split("/")[1::2]
+        body = wire.unsealed(topic, payload, KEY, "command", device, command_id)
+        self.told.append((body["boot"], body["n"]))
+        if self.stubborn or body["boot"] != self.boot or body["n"] <= self.n:
+            return json.dumps({"ok": False, "error": "no", "boot": self.boot, "n": self.n}).encode()
+        self.n = body["n"]
+        self.obeyed.append(name)
+        return wire.encode_result("done")
+
+
+def to_a_node(node: Keyed, boots: Boots, now_ms: int = 1_795_000_000_000) -> Orders:
+    async def exchange(topic: str, payload: bytes) -> bytes:
+        return node.answer(topic, payload)
+
+    codec = Codec(wire.encode_command, wire.decode_result, wire.decode_refusal)
+    return Orders(codec, lambda _device: exchange, lambda _device: KEY, boots, lambda: now_ms)
+
+
+async def test_a_command_is_signed_for_the_boot_that_the_node_told() -> None:
+    node, boots = Keyed("7-abcd"), Boots()
+    boots.told("n1", "7-abcd")
+    say = to_a_node(node, boots)
+    assert await say.send("n1", "a", {}, 1) == await say.send("n1", "b", {}, 1) == (True, "done")
+    assert node.told == [("7-abcd", 1_795_000_000_000), ("7-abcd", 1_795_000_000_001)], "growing, though no time passed"
+
+
+@pytest.mark.parametrize("known", ["", "6-abcd"])
+async def test_a_node_in_another_boot_says_so_and_is_told_once_more(known: str) -> None:
+    node, boots = Keyed("7-abcd", 9), Boots()
+    boots.told("n1", known)
+    assert await to_a_node(node, boots).send("n1", "a", {}, 1) == (True, "done")
+    assert [boot for boot, _ in node.told] == [known, "7-abcd"]
+    assert boots.get("n1") == "7-abcd"
+
+
+async def test_another_makers_device_that_was_claimed_is_understood() -> None:
+    """It has a key here and knows nothing of it; a node of ours has told its boot by then."""
+    heard: list[Any] = []
+
+    async def exchange(topic: str, payload: bytes) -> bytes:
+        body = json.loads(payload)
+        heard.append((body["name"], body["args"]))
+        return wire.encode_result("blinked")
+
+    codec = Codec(wire.encode_command, wire.decode_result, wire.decode_refusal)
+    say = Orders(codec, lambda _device: exchange, lambda _device: KEY, Boots(), lambda: 5)
+    assert await say.send("lamp", "blink", {"times": 2}, 1) == (True, "blinked")
+    assert heard == [("blink", {"times": 2})]
+    sealed = wire.encode_command("devices/n1/commands/1", "restart", {}, (KEY, "7-abcd", 5))
+    assert sorted(json.loads(sealed)) == ["body", "mac"]
+
+
+async def test_a_node_that_heard_a_higher_number_is_told_a_higher_one() -> None:
+    """The gateway's clock was set back."""
+    node, boots = Keyed("7-abcd", 1_900_000_000_000), Boots()
+    boots.told("n1", "7-abcd")
+    assert await to_a_node(node, boots).send("n1", "a", {}, 1) == (True, "done")
+    assert node.told[-1] == ("7-abcd", 1_900_000_000_001)
+
+
+async def test_who_refuses_for_ever_is_asked_twice() -> None:
+    node = Keyed("7-abcd", stubborn=True)
+    assert await to_a_node(node, Boots()).send("n1", "a", {}, 1) == (False, "no")
+    assert len(node.told) == 2
+
+
+def test_which_boot_a_node_is_in() -> None:
+    boots = Boots(limit=2)
+    boots.seen([("n1", "1-a"), ("n1", "2-a")])
+    assert boots.get("n1") == "2-a", "as long as it said nothing itself"
+    boots.told("n1", "3-a")
+    boots.seen([("n1", "2-a")])
+    boots.told("n1", "")
+    assert (boots.get("n1"), boots.get("n2")) == ("3-a", "")
+    boots.told("n2", "1-b")
+    boots.told("n3", "1-c")
+    assert (boots.get("n1"), boots.get("n3")) == ("", "1-c"), "bounded"
+    boots.forget("n3")
+    assert boots.get("n3") == ""
+
+
 async def test_without_a_broker_nothing_was_sent() -> None:
     port = free_port()
     with pytest.raises(Unreachable, match=f"the broker at 127.0.0.1:{port} was not reached"):
-        await commander(port).send("node-1", "info", {}, 1)
+        await orders(port).send("node-1", "info", {}, 1)
     with pytest.raises(Unreachable):
-        await commander(port).clear("node-1")
+        await Commander("127.0.0.1", port).clear("node-1")
 
 
 async def test_what_the_broker_keeps_of_a_node_is_cleared(tmp_path: Path) -> None:
@@ -84,7 +202,7 @@ async def test_what_the_broker_keeps_of_a_node_is_cleared(tmp_path: Path) -> Non
         for device in ("node-1", "node-2"):
             for kind in ("capabilities", "status"):
                 await client.publish(f"devices/{device}/{kind}", json.dumps({"x": 1}), qos=1, retain=True)
-        await commander(broker.port).clear("node-1")
+        await Commander("127.0.0.1", broker.port).clear("node-1")
         await client.subscribe("devices/#", qos=1)
         async with asyncio.timeout(WITHIN_S):
             kept = {str((await anext(aiter(client.messages))).topic) for _ in range(2)}

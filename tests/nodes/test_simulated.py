@@ -16,7 +16,8 @@ from gateway.broker.supervise import ChildBroker
 from gateway.clock import SystemClock
 from gateway.ingest.mqtt import Hooks, MqttIngest
 from gateway.ingest.pipeline import Pipeline
-from gateway.nodes.simulated import SimulatedNode, fleet, room
+from gateway.nodes.fleet import fleet, made_up
+from gateway.nodes.simulated import SimulatedNode, room
 from tests.brokers import WITHIN_S, MemoryStore, a_mosquitto, free_port, kill_and_wait, needs_mosquitto, soon
 
 HOST = "127.0.0.1"
@@ -185,7 +186,7 @@ async def test_a_node_without_a_clock_sends_uptimes_only(broker: ChildBroker) ->
 async def test_a_fleet_has_its_own_names_and_boots(broker: ChildBroker) -> None:
     store = MemoryStore()
     async with gateway(broker.port, store):
-        task = asyncio.create_task(fleet(5, HOST, broker.port, 0.2))
+        task = asyncio.create_task(fleet(made_up(5), HOST, broker.port, 0.2).run())
         await store.until(lambda: len({m.device for m in store.messages}) == 5)
         task.cancel()
         with suppress(asyncio.CancelledError):

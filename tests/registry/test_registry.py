@@ -51,6 +51,28 @@ def hear(registry: Registry, clock: HandClock, *at_s: float, device: str = "node
         registry.seen([reading(400.0, each, device=device), reading(21.0, each, device=device)])
 
 
+async def test_what_a_device_says_of_its_interval_counts_before_habit(tmp_path: Path, clock: HandClock) -> None:
+    def says(*intervals_s: object) -> dict[str, object]:
+        told = {f"s{place}": {"interval_s": each} for place, each in enumerate(intervals_s)}
+        return {"sensors": [*told, "other"], "metadata": {**told, "other": {}}}
+
+    async with Store(tmp_path) as store:
+        registry = await loaded(store, clock)
+        hear(registry, clock, *range(0, 100, 10))
+        for told, expected_s in (
+            (says(30, 20.5), 20.5),
+            (says(30), 30),
+            (says(0, -5, True, "x", float("inf"), 10**9, None), 10),
+            ({"sensors": "x", "metadata": []}, 10),
+            ({}, 10),
+        ):
+            await registry.capabilities("node", told)
+            assert registry.status("node").expected_interval_s == expected_s, told
+        await registry.declare(Device("node"), [], 7.0)
+        await registry.capabilities("node", says(30))
+        assert registry.status("node").expected_interval_s == 7, "the settings win"
+
+
 async def test_online_late_silent_by_the_learned_interval(tmp_path: Path, clock: HandClock) -> None:
     async with Store(tmp_path) as store:
         registry = await loaded(store, clock)

@@ -56,8 +56,11 @@ class Acting:
 
     def _told(self, result: BaseModel) -> CallToolResult:
         frame = self._house.frame()
-        said = {name: value for name, value in result.model_dump(exclude_none=True).items() if _says(name, value)}
-        return answer(Acted(**frame.fields(), **_plain(said, frame)))
+        return answer(Acted(**frame.fields(), **self._clean(result.model_dump(exclude_none=True), frame)))
+
+    def _clean(self, said: Mapping[str, Any], frame: Frame) -> dict[str, Any]:
+        """What says something, as JSON, with times in the site's zone."""
+        return {name: _plain(value, frame) for name, value in said.items() if _says(name, value)}
 
 
 async def followed(ctx: Context, tasks: Tasks, began: BaseModel) -> BaseModel:

@@ -23,6 +23,10 @@ ZoneId = Annotated[str, Field(description="zone id")]
 Words = Annotated[str | None, Field(description="'' clears it")]
 Moment = Annotated[str | None, Field(description="ISO-8601 with offset, or -24h, -7d, today")]
 Number = bool | float | None
+KNOWN = (
+    "identify {seconds 1-600}: blink; restart; set_interval {interval_s 2-3600, sensor?}; get_diagnostics; "
+    "show_calibration {sensor?}; other makers' nodes: their own. To calibrate use calibrate_sensor"
+)
 
 
 class ControlTools(Acting):
@@ -114,14 +118,15 @@ class ControlTools(Acting):
         self,
         ctx: Context,
         device: DeviceId,
-        name: Annotated[str, Field(description="of the command, as the node knows it")],
+        name: Annotated[str, Field(description=KNOWN)],
         args: dict[str, Any] = {},  # noqa: B006 - never changed
         *,
         timeout_s: Annotated[float, Field(ge=0.1, le=60)] = 10.0,
+        background: Annotated[bool, Field(description="answer at once with a task id")] = False,
         dry_run: DryRun = False,
     ) -> Result:
-        """Send a command to a node and wait for its result."""
-        given: dict[str, Any] = {"name": name, "args": args, "timeout_s": timeout_s}
+        """Tell a node to do something and wait for its result; called off, it may still be done."""
+        given: dict[str, Any] = {"name": name, "args": args, "timeout_s": timeout_s, "background": background}
         return await self._do(ctx, SendCommand, device=device, dry_run=dry_run, **given)
 
     async def calibrate_sensor(

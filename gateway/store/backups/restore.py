@@ -19,7 +19,17 @@ from gateway.store.note import LockFile
 from gateway.store.schema import SCHEMA
 from gateway.store.segments import manifest
 
-SET_UP = ("token", "token_grant", "node_key", "zone", "device_edit", "saved_query", "dynamic_tool")
+SET_UP = (
+    "token",
+    "token_grant",
+    "node_key",
+    "zone",
+    "device_edit",
+    "saved_query",
+    "dynamic_tool",
+    "broker_login",
+    "firmware_key",
+)
 """Tables that people filled rather than sensors."""
 _SPARE_BYTES = 16 << 20
 

@@ -33,7 +33,7 @@ PREFIX = ".snapshot-"
 NAME = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_]+")
 HOT_FILE, SEGMENTS = "hot.duckdb", "segments"
 SPARE_BYTES = 16 << 20
-KEYS = ("token", "token_grant", "node_key", "audit")
+KEYS = ("token", "token_grant", "node_key", "broker_login", "firmware_key", "audit")
 """Tables whose rows let somebody in, or tell who may: they leave the house under a passphrase only."""
 _NO_LINKS = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP}
 

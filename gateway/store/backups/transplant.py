@@ -85,6 +85,8 @@ def tell(db: duckdb.DuckDBPyConnection, now: datetime) -> None:
     detail = {"first_batch": mark["batch"] + 1, "after": since.isoformat(), "until": now.isoformat()}
     row = [codes.to_ms(now), "store_restored", text, json.dumps(detail)]
     db.execute("insert into event values (make_timestamp_ms(?), ?, '', ?, ?)", row)
+    why = "it came back with a backup: look at what the nodes run before it goes on"
+    db.execute("update rollout set course = 'paused', reason = ? where ended is null and course = 'running'", [why])
     db.execute("delete from setting where name = ?", [MARK])
 
 

@@ -6,7 +6,7 @@ import os
 import time
 
 from node import link as links
-from node import wire
+from node import orders, wire
 from node.commands import Commands
 from node.link import Link, cached
 from node.mqtt import Refused
@@ -262,13 +262,23 @@ class Places:
     places = []
 
 
-def commanded(*payloads, proven=True):
-    """The answers to these commands, and what a restart was given as its reason."""
-    answers, reasons = [], []
-    commands = Commands(Places(), Led(None, 1), lambda: {"fine": True}, reasons.append)
-    for number, payload in enumerate(payloads):
-        commands.heard("c%d" % number, payload, proven)
-        commands.heard("c%d" % number, payload, proven)  # QoS 1 may bring it twice
+KEY, BOOT = bytes(range(32)), "7-0000abcd"
+
+
+def listening(key=None, boot=BOOT):
+    """A node's commands; what it was told to restart for, and what it complained of."""
+    reasons, complaints = [], []
+
+    def report(code, text):
+        complaints.append((code, text))
+
+    who = "n1", key, boot
+    return Commands(who, Places(), Led(None, 1), lambda: {"fine": True}, reasons.append, report), reasons, complaints
+
+
+def obeyed(commands):
+    """The answers to what waits."""
+    answers = []
 
     async def main():
         async def answer(command_id, payload):
@@ -278,7 +288,22 @@ def commanded(*payloads, proven=True):
             await commands.obey(answer)
 
     asyncio.run(main())
-    return answers, reasons
+    return answers
+
+
+def commanded(*payloads):
+    """The answers to these commands, and what a restart was given as its reason."""
+    commands, reasons, _ = listening()
+    for number, payload in enumerate(payloads):
+        commands.heard("c%d" % number, payload)
+        commands.heard("c%d" % number, payload)  # QoS 1 may bring it twice
+    return obeyed(commands), reasons
+
+
+def envelope(command_id, n, name="get_diagnostics", args=None, boot=BOOT, key=KEY, device="n1"):
+    """A signed command."""
+    body = json.dumps({"name": name, "args": args or {}, "boot": boot, "n": n})
+    return json.dumps({"body": body, "mac": wire.mac(key, "command", device, command_id, body)}).encode()
 
 
 def test_a_command_is_obeyed_once():
@@ -295,9 +320,96 @@ def test_one_of_a_kind_at_a_time_and_few_at_all():
     assert all(["busy" in body["error"] for _, body in answers[4:]])
 
 
-def test_nobody_is_obeyed_who_has_not_proved_himself():
-    answers, reasons = commanded(b'{"name":"restart"}', proven=False)
-    assert not answers[0][1]["ok"] and not reasons
+def test_a_node_with_a_key_obeys_nothing_else():
+    commands, reasons, complaints = listening(KEY)
+    given = [
+        b'{"name":"restart"}',
+        envelope("c1", 5, "restart", key=b"f" * 32),
+        envelope("cX", 5, "restart"),  # signed for another id
+        envelope("c3", 5, "restart", device="n2"),
+        envelope("c4", True, "restart"),
+        envelope("c5", 5, "restart", boot=7),
+        json.dumps({"body": {"name": "restart"}, "mac": "0" * 32}).encode(),
+    ]
+    for number, payload in enumerate(given):
+        commands.heard("c%d" % number, payload)
+    answers = obeyed(commands)
+    assert [body["ok"] for _, body in answers] == [False] * len(given) and not reasons
+    assert commands.refused == len(given) == len(complaints)
+    assert complaints[0] == (
+        "command_refused",
+        "1 commands refused, the last one because: not signed with this node's key",
+    )
+    commands.heard("c9", envelope("c9", 5, "restart"))
+    assert obeyed(commands)[0][1]["ok"] and reasons == ["told to"]
+
+
+def test_a_command_that_was_heard_is_of_no_use_to_anybody():
+    """Said again, said again under another id, to another boot, older than the last: refused, and told what is so."""
+    commands, _, _ = listening(KEY)
+    first, second = envelope("c1", 1795000000001), envelope("c2", 1795000000000)
+    commands.heard("c1", first)
+    assert obeyed(commands) == [("c1", {"ok": True, "result": {"fine": True}})]
+    commands.heard("c1", first)
+    assert obeyed(commands) == [], "QoS 1 brought it twice"
+    for number in range(10, 20):
+        commands.heard("c%d" % number, envelope("c%d" % number, 1795000000100 + number))
+        obeyed(commands)
+    commands.heard("c1", first)
+    commands.heard("c2", second)
+    commands.heard("c3", envelope("c3", 1795000000119))
+    now = {"boot": BOOT, "n": 1795000000119}
+    refused = [dict(now, ok=False, error="its number was used before")] * 3
+    assert [body for _, body in obeyed(commands)] == refused
+    commands.heard("c4", envelope("c4", 1795000000500, boot="6-0000abcd"))
+    assert [body for _, body in obeyed(commands)] == [dict(now, ok=False, error="it is for another boot")]
+    commands.heard("c5", envelope("c5", 1795000000120))
+    assert obeyed(commands)[0][1]["ok"]
+    other, _, _ = listening(KEY, "8-0000abcd")
+    other.heard("c1", first)
+    other.heard("c2", envelope("c2", 5, boot=""))  # a gateway that does not know it
+    assert other.refused == 1
+    answer, asked = obeyed(other)
+    assert asked[1] == answer[1] == {"ok": False, "error": "it is for another boot", "boot": "8-0000abcd", "n": 0}
+
+
+def test_what_had_to_wait_cannot_be_repeated_by_others():
+    commands, _, _ = listening(KEY)
+    commands.heard("c1", envelope("c1", 1, "identify", {"seconds": 1}))
+    commands.heard("c2", envelope("c2", 2, "identify", {"seconds": 1}))
+    assert "busy" in obeyed(commands)[1][1]["error"]
+    commands.seen = []
+    commands.heard("c2", envelope("c2", 2, "identify", {"seconds": 1}))
+    assert "used before" in obeyed(commands)[0][1]["error"]
+
+
+def test_forged_commands_do_not_keep_others_from_being_obeyed():
+    commands, _, _ = listening(KEY)
+    for number in range(50):
+        commands.heard("f%d" % number, b'{"name":"restart"}')
+    commands.heard("c1", envelope("c1", 1))
+    assert ("c1", {"ok": True, "result": {"fine": True}}) in obeyed(commands)
+
+
+def test_one_that_is_being_done_is_not_begun_again():
+    commands, _, _ = listening()
+    answers = []
+
+    async def main():
+        async def answer(command_id, payload):
+            answers.append((command_id, json.loads(payload)["ok"]))
+
+        async def slow(name, args):
+            commands.heard("again", b'{"name":"slow"}')
+            await asyncio.sleep(5)
+
+        commands.heard("first", b'{"name":"slow"}')
+        commands._orders._do = slow
+        while commands.waiting:
+            await commands.obey(answer)
+
+    asyncio.run(main())
+    assert answers == [("first", True), ("again", False)]
 
 
 def test_a_restart_is_answered_first():
@@ -307,9 +419,9 @@ def test_a_restart_is_answered_first():
 
 def test_whatever_is_asked_is_answered():
     answers, _ = commanded(b"{", b'{"name":"identify","args":{"seconds":"x"}}', b'{"name":"' + b"x" * 500 + b'"}')
-    assert [body["ok"] for _, body in answers] == [False] * 3
+    assert [(name, body["ok"]) for name, body in answers] == [("c%d" % place, False) for place in (0, 0, 1, 2)]
     assert all([len(body["error"]) <= 180 for _, body in answers])
-    payload = wire.result({"a": 1})
+    payload = orders.result({"a": 1})
     assert json.loads(payload) == {"ok": True, "result": {"a": 1}}
 
 

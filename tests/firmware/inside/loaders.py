@@ -4,6 +4,7 @@ import json
 import os
 import sys
 
+import machine
 import main as loader
 from vectors import raises
 
@@ -30,7 +31,9 @@ def start():
         if name.split(".")[0] == "node":
             del sys.modules[name]
     sys.path[:] = [each for each in sys.path if each not in ("a", "b")]
-    loader.start()
+    found = loader.start()
+    if found:
+        loader.run(*found)
     with open("crash.txt") as file:
         return file.readline().strip(), loader.read()
 
@@ -58,6 +61,60 @@ def test_a_slot_on_trial_gets_three_starts():
     ran, kept = start()
     assert ran == "slot a: OSError: ran a"
     assert kept == {"active": "a", "failed": "b", "why": "slot b: OSError: ran b"}
+
+
+def test_what_the_update_was_stays_known():
+    slot("a", GOOD % "a")
+    slot("b", GOOD % "b")
+    state(active="a", pending="b", tries=2, offer="00ff", version="1.4.0", sensors=["scd30"])
+    _, kept = start()
+    assert kept["offer"] == "00ff" and kept["sensors"] == ["scd30"] and kept["tries"] == 3
+    _, kept = start()
+    assert kept == {"active": "a", "failed": "b", "why": "slot b: OSError: ran b", "offer": "00ff", "version": "1.4.0"}
+
+
+def test_a_slot_on_trial_that_cannot_be_imported_has_failed_at_once():
+    slot("a", GOOD % "a")
+    slot("b", "import nothing_of_that_name\n")
+    state(active="a", pending="b", tries=0, offer="00ff", version="1.4.0")
+    ran, kept = start()
+    assert ran == "slot a: OSError: ran a", ran
+    assert kept["why"] == "slot b: ImportError: no module named 'nothing_of_that_name'" and kept["failed"] == "b"
+    assert "pending" not in kept and kept["offer"] == "00ff"
+
+
+def test_a_slot_on_trial_that_is_not_there():
+    slot("a", GOOD % "a")
+    state(active="a", pending="b")
+    ran, kept = start()
+    assert ran == "slot a: OSError: ran a" and kept["failed"] == "b"
+
+
+def test_a_start_that_cannot_be_counted_is_none():
+    """A flash that takes nothing more: the active slot runs, and the one on trial is not started without end."""
+    slot("a", GOOD % "a")
+    slot("b", GOOD % "b")
+    state(active="a", pending="b")
+    os.mkdir("slot.json.new")  # no file can be written there
+    ran, kept = start()
+    assert ran == "slot a: OSError: ran a" and kept == {"active": "a", "pending": "b"}
+    os.mkdir("crash")
+    os.rmdir("slot.json.new")
+    assert start()[0] == "slot b: OSError: ran b"
+
+
+def test_starts_on_trial_are_under_the_watchdog():
+    armed = []
+    slot("a", GOOD % "a")
+    slot("b", GOOD % "b")
+    was, machine.WDT = machine.WDT, lambda timeout: armed.append({"timeout": timeout})
+    state(active="a")
+    start()
+    assert not armed
+    state(active="a", pending="b")
+    start()
+    assert armed == [{"timeout": 120000}]
+    machine.WDT = was
 
 
 def test_a_slot_on_trial_that_hangs_falls_back_too():

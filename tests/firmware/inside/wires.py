@@ -6,7 +6,7 @@ import os
 import struct
 
 import esp32
-from node import boot, config, mdns, mqtt, wire
+from node import boot, config, mdns, mqtt, orders, wire
 from vectors import load, raises
 
 
@@ -21,10 +21,21 @@ def test_acknowledgements_of_the_vectors():
 
 def test_commands_of_the_vectors():
     for each in load("wire")["commands"]:
+        key = binascii.unhexlify(each["key"]) if each.get("key") else None
+        told = each["payload"].encode(), "bedroom-1", key, each.get("id", "")
         if each["means"] is None:
-            raises(wire.WireError, wire.command, each["payload"].encode())
+            raises(wire.WireError, orders.command, *told)
         else:
-            assert list(wire.command(each["payload"].encode())) == each["means"], each
+            assert list(orders.command(*told)) == each["means"] + each.get("for", [None, 0]), each
+
+
+def test_offers_of_the_vectors():
+    for each in load("wire")["offers"]:
+        told = each["payload"].encode(), binascii.unhexlify(each["key"]), "update", each["device"]
+        if each["means"] is None:
+            raises(wire.WireError, wire.signed, *told)
+        else:
+            assert wire.signed(*told) == each["means"], each
 
 
 def test_data_of_the_vectors_is_written_for_the_gateway():
@@ -42,7 +53,7 @@ def test_data_of_the_vectors_is_written_for_the_gateway():
 def test_what_nobody_wrote_on_purpose_is_refused():
     for payload in (b"\xff\xfe", b"[" * 200, b"{}", b"null", b'{"boot":"1-0","seq":1.5}', b"1" * 4000):
         raises(wire.WireError, wire.ack, payload, "n", None)
-        raises(wire.WireError, wire.command, payload)
+        raises(wire.WireError, orders.command, payload)
 
 
 def test_texts_are_compared_whole():

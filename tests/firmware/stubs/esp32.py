@@ -1,4 +1,7 @@
-"""`esp32` for the unix port: NVS in a file of the working directory, written as a whole at each set, as NVS does."""
+"""`esp32` for the unix port: NVS in a file of the working directory, written as a whole at each set, as NVS does.
+
+A board with otadata.json has two partitions for images (see `partitions`), any other has its firmware in one piece.
+"""
 
 import json
 import os
@@ -37,3 +40,10 @@ class NVS:
                 return json.load(file)
         except OSError:
             return {}
+
+
+try:
+    os.stat("otadata.json")
+    from partitions import Partition
+except OSError:
+    pass

@@ -63,14 +63,20 @@ class RTC:
 
 
 class WDT:
-    """Whoever feeds it is told, with HEAP, once a minute of the board's time, what lives on the heap."""
+    """Whoever feeds it is told, with HEAP, once a minute of the board's time, what lives on the heap. With BITES it
+    bites: SIGALRM ends the process, so much sooner as the board's time goes faster."""
 
     def __init__(self, id=0, timeout=5000):
         self.timeout = timeout
         self._tells = os.getenv("HEAP")
         self._began, self._minute = time.ticks_ms(), 0
+        self.feed()
 
     def feed(self):
+        if os.getenv("BITES"):
+            import bites
+
+            bites.after(self.timeout)
         minute = time.ticks_diff(time.ticks_ms(), self._began) // 60000
         if self._tells and minute > self._minute:
             self._minute = minute
