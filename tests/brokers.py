@@ -24,6 +24,14 @@ WITHIN_S = 15.0
 """A test that waits longer than this for an event has failed."""
 
 
+async def ended(task: asyncio.Task[None]) -> None:
+    """Cancel it until it is: a publication that has just come through swallows that (asyncio.wait_for of 3.11)."""
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    await asyncio.gather(task, return_exceptions=True)
+
+
 def free_port() -> int:
     """A port that nobody listened on a moment ago."""
     with socket.socket() as probe:

@@ -11,7 +11,7 @@ from aiomqtt import Client
 
 from bench.boards import Board, Wire, orders
 from gateway.ingest import wire
-from tests.brokers import a_mosquitto, free_port, needs_mosquitto
+from tests.brokers import a_mosquitto, ended, free_port, needs_mosquitto
 from tests.firmware.house import HOST, WITHIN_S, Said, ear, key_of, powered, send, settings
 from tests.running import gateway
 
@@ -42,8 +42,7 @@ async def false_broker(tmp_path: Path) -> AsyncIterator[int]:
 
         task = asyncio.create_task(lie())
         yield broker.port
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await ended(task)
 
 
 @needs_mosquitto

@@ -12,7 +12,7 @@ from bench.boards import Board
 from gateway.clock import SystemClock
 from gateway.ingest import wire
 from gateway.nodes.sntp import TimeServer
-from tests.brokers import a_mosquitto, free_port, needs_mosquitto
+from tests.brokers import a_mosquitto, ended, free_port, needs_mosquitto
 from tests.firmware.house import HOST, Ear, ear, powered, settings
 
 KEY = bytes(range(32))
@@ -46,8 +46,7 @@ async def attended(folder: Path, port: int, party: Party) -> AsyncIterator[Ear]:
         try:
             yield heard
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await ended(task)
 
 
 def numbers(heard: Ear, which: str = "seq") -> list[int]:

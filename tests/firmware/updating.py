@@ -20,7 +20,7 @@ from gateway.ingest import wire
 from gateway.mac import enveloped
 from gateway.nodes.ota.manifest import Kind, Manifest, Part, compose
 from gateway.nodes.ota.offer import Offers, Source
-from tests.brokers import a_mosquitto
+from tests.brokers import a_mosquitto, ended
 from tests.firmware.house import HOST, Ear, ear, settings
 
 KEY = bytes(range(32))
@@ -286,14 +286,6 @@ class House:
 def wire_envelope(key: bytes, text: str, device: str) -> bytes:
     """An offer's payload, signed with any key."""
     return enveloped(key, text, "update", device)
-
-
-async def ended(task: asyncio.Task[None]) -> None:
-    """Cancel it until it is: a publication that has just come through swallows that (asyncio.wait_for of 3.11)."""
-    while not task.done():
-        task.cancel()
-        await asyncio.sleep(0)
-    await asyncio.gather(task, return_exceptions=True)
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from gateway.ingest import wire
 from gateway.nodes.boots import Boots
 from gateway.nodes.commander import Commander, Unreachable
 from gateway.nodes.orders import Busy, Codec, NoAnswer, Orders
-from tests.brokers import WITHIN_S, a_mosquitto, free_port, needs_mosquitto, soon
+from tests.brokers import WITHIN_S, a_mosquitto, ended, free_port, needs_mosquitto, soon
 
 pytestmark = needs_mosquitto
 
@@ -51,8 +51,7 @@ async def a_node(broker: ChildBroker, device: str, **answers: bytes) -> AsyncIte
         await soon(listening)
         yield heard
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await ended(task)
 
 
 async def test_what_a_node_answers_and_what_it_does_not(tmp_path: Path) -> None:
