@@ -9,7 +9,8 @@ from gateway.store.files import reserve
 from gateway.store.note import LockFile, Note, Phase
 from tests.store.damage import batch
 
-BATCHES = 10
+BATCHES = 50
+BLOCK = 4096
 
 
 def allocated(file: Path) -> int:
@@ -24,7 +25,8 @@ async def test_the_log_has_blocks_for_what_comes(tmp_path: Path) -> None:
         assert first - size > LOG_AHEAD_BYTES // 2
         for number in range(2, BATCHES):
             await store.append(batch(number))
-        assert (allocated(log), log.stat().st_size > size) == (first, True)
+        assert log.stat().st_size > size + 4 * BLOCK
+        assert allocated(log) - first in (0, BLOCK)  # one where a crowded file system writes down where the parts lie
 
 
 def test_reserving_leaves_the_end_where_it_is(tmp_path: Path) -> None:
