@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,10 +22,10 @@ from gateway.ingest.dating import Dating, undated
 from gateway.ingest.flood import Door, Limits, Reports
 from gateway.ingest.foreign import Foreign
 from gateway.ingest.hooks import Hooks
+from gateway.ingest.notes import Handle, Notes
 from gateway.ingest.pipeline import Done, Pipeline
 from gateway.ingest.wire import Kind, WireError
 from gateway.reading import Message
-from gateway.store.errors import StoreError
 from gateway.store.types import Commit, Event
 
 __all__ = ["Hooks", "MqttIngest"]
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 KEEPALIVE_S = 30
 RETRY_FIRST_S = 0.25
 RETRY_LAST_S = 30.0
-NOTES_LIMIT = 256  # capabilities, statuses, errors that wait for their hooks
 FLUSH_WITHIN_S = 5.0
 HEARD_OUT_WITHIN_S = 1.0
 NO_TOPIC = "ambient-gateway/nothing"
@@ -93,18 +92,16 @@ class MqttIngest:
         self._paused = False
         self._draining, self._connected_s, self._heard_s, self._now_s = False, 0.0, 0.0, 0.0
         self._stop = threading.Event()
-        self._room = threading.Semaphore(NOTES_LIMIT)
         self._group = asyncio.TaskGroup()
-        # bounded by `_room`, which the paho thread can wait for
-        self._notes: asyncio.Queue[tuple[Callable[[], Awaitable[None]], Done | None]] = asyncio.Queue()
         self._retry_s = RETRY_FIRST_S
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._client = self._new_client()
+        self._notes = Notes(self._send_pubacks)
         self._pipeline.listen(self._committed)
         await self._group.__aenter__()
-        self._handler = self._group.create_task(self._handle_notes(), name="ingest.mqtt.notes")
+        self._handler = self._group.create_task(self._notes.run(), name="ingest.mqtt.notes")
         self._thread = threading.Thread(target=self._run, name="ingest.mqtt", daemon=True)
         self._thread.start()
         return self
@@ -272,12 +269,12 @@ class MqttIngest:
             self._report("refused", device, f"{packet.topic}: {rules}")
         told = [(device, partial(self._hooks.on_capabilities, device, said)) for device, said in decoded.capabilities]
         told += [(device, partial(self._hooks.on_status, device, online)) for device, online in decoded.statuses]
-        notes = [handle for device, handle in told if self._admits(device, note=True)]
+        notes = [(device, handle) for device, handle in told if self._admits(device, note=True)]
         fresh = [message for message in decoded.messages if message.timed or not packet.retain]
         kept = [message for message in fresh if self._admits(message.device)]
         self.counts.stale += len(decoded.messages) - len(fresh)
-        for number, handle in enumerate(notes, 1):
-            self._later(handle, self._done(packet) if number == len(notes) and not kept else None)
+        for number, (device, handle) in enumerate(notes, 1):
+            self._later(device, handle, self._done(packet) if number == len(notes) and not kept else None)
         if not notes and not kept:
             self._forget(packet)
         return [message if message.timed or not late else undated(message) for message in kept]
@@ -302,7 +299,7 @@ class MqttIngest:
 
     def _note(self, where: wire.Route, packet: Publish) -> None:
         topic, payload, device = packet.topic, packet.payload, where.device
-        handle: Callable[[], Awaitable[None]]
+        handle: Handle
         if not payload:  # a retained message that was cleared
             self._forget(packet)
             return
@@ -318,7 +315,7 @@ class MqttIngest:
             handle = partial(self._hooks.on_update, device, wire.decode_update(topic, payload))
         else:
             handle = partial(self._hooks.on_error, device, wire.decode_error(topic, payload))
-        self._later(handle, self._done(packet))
+        self._later(device, handle, self._done(packet))
 
     def _refuse(self, packet: Publish, rule: str) -> None:
         """Count and report what nobody can use, and let the broker forget it."""
@@ -341,31 +338,12 @@ class MqttIngest:
         if not self._reports.due(kind, device, self._loop.time()):
             return
         event = Event(self._clock.now(), kind, device, wire.clean(text))
-        self._later(partial(self._hooks.on_problem, event), None)
+        self._later(device, partial(self._hooks.on_problem, event), None)
 
-    def _later(self, handle: Callable[[], Awaitable[None]], done: Done | None) -> None:
-        """Hand over to the loop; waits while too much is waiting there."""
-        while not self._room.acquire(timeout=1.0):
-            if self._stop.is_set():
-                return
-        self._loop.call_soon_threadsafe(self._notes.put_nowait, (handle, done))
+    def _later(self, device: str, handle: Handle, done: Done | None) -> None:
+        self._notes.put(device, handle, done, self._stop)
 
     # The loop.
-
-    async def _handle_notes(self) -> None:
-        while True:
-            handle, done = await self._notes.get()
-            try:
-                await handle()
-            except StoreError as error:
-                log.error("not kept: %s", error)
-            except Exception:  # supervisor: what a stranger sent must not stop the others
-                log.exception("a message that is no reading")
-            finally:
-                self._room.release()
-            if done is not None:
-                done()
-                self._send_pubacks()
 
     async def _status(self, device: str, status: wire.Status) -> None:
         if status.online:

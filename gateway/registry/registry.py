@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -35,6 +36,7 @@ from gateway.store import commands, edit_rows, queries
 from gateway.store.db import Store
 from gateway.store.edit_rows import Edit
 from gateway.store.errors import StoreError
+from gateway.store.together import Together
 from gateway.store.types import Device, Sensor
 
 __all__ = ["EVENTS_AN_HOUR", "Registry", "Status"]
@@ -59,6 +61,8 @@ class Registry:
         self._edits: dict[str, dict[str, Edit]] = {}
         self._started: datetime = clock.now()
         self._changed = asyncio.Event()
+        self._saving = Together[Device](partial(commands.save_devices, store))
+        self._saving_sensors = Together[Sensor](partial(commands.save_sensors, store))
 
     async def load(self) -> None:
         """Read what the store knows."""
@@ -139,8 +143,7 @@ class Registry:
         entry.wired = frozenset(sensor.sensor for sensor in sensors)
         entry.settled = frozenset(name for name in SETTLED if getattr(device, name))
         await self._save(entry, merged(entry.device, device))
-        for sensor in sensors:
-            await self._save_sensor(replace(sensor, device_id=device.device_id))
+        await self._save_sensors(device.device_id, sensors)
 
     async def capabilities(self, device_id: str, payload: Mapping[str, Any]) -> None:
         """What a device says of itself (design of the topics: all optional); written only where it is news."""
@@ -162,9 +165,9 @@ class Registry:
         before_s, entry.told_s = entry.interval_s, told_interval_s(listed, details)
         if entry.interval_s != before_s:
             self._look(entry)
-        for each in list(listed)[:MAX_SENSORS] if isinstance(listed, list | tuple) else []:
-            if (sensor := described(device_id, each, details)) is not None:
-                await self._save_sensor(sensor)
+        told = list(listed)[:MAX_SENSORS] if isinstance(listed, list | tuple) else []
+        found = [described(device_id, each, details) for each in told]
+        await self._save_sensors(device_id, [sensor for sensor in found if sensor is not None])
 
     async def reported_status(self, device_id: str, online: bool) -> None:
         """What a device, or the broker in its name (last will), says of its connection."""
@@ -387,23 +390,19 @@ class Registry:
         if edited(device, entry) == entry.device and not entry.unsaved:
             return
         entry.device = edited(device, entry)
-        await commands.save_device(self._store, self.device(device.device_id))
+        await self._saving.add(self.device(device.device_id))
         entry.unsaved = False
 
-    async def _save_sensor(self, sensor: Sensor) -> None:
-        known = self._store.known.sensors.get((sensor.device_id, sensor.sensor))
-        if known is not None and replace(sensor, sensor_id=known.sensor_id) == known:
-            return
-        if (
-            known is None
-            and sum(device == sensor.device_id for device, _ in self._store.known.sensors) >= SENSORS_LIMIT
-        ):
-            return  # whoever tells of others every time must not fill the table
-        await commands.save_sensor(
-            self._store,
-            sensor.device_id,
-            sensor.sensor,
-            sensor_type=sensor.sensor_type,
-            location=sensor.location,
-            metadata=sensor.metadata,
-        )
+    async def _save_sensors(self, device_id: str, told: Sequence[Sensor]) -> None:
+        """Those that are news, as long as there is room: who tells of others every time must not fill the table."""
+        known = self._store.known.sensors
+        room = SENSORS_LIMIT - sum(device == device_id for device, _ in known)
+        news: list[Sensor] = []
+        for sensor in told:
+            old = known.get((device_id, sensor.sensor))
+            if old is None and room <= 0:
+                continue
+            room -= old is None
+            if old is None or replace(sensor, device_id=device_id, sensor_id=old.sensor_id) != old:
+                news.append(replace(sensor, device_id=device_id))
+        await self._saving_sensors.add(*news)

@@ -1,7 +1,7 @@
 """One batch on its way to disk: a working copy of what is known, adopted only after its COMMIT."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from operator import sub
 
 import duckdb
@@ -262,11 +262,11 @@ class Batch:
                 (s.sensor_id, s.device_id, s.sensor, s.sensor_type, views.slug(s.sensor_type))
                 for s in self._sensors.values()
             ]
-            db.execute(INSERT_SENSORS, _columns(sensors))
+            db.execute(INSERT_SENSORS, codes.columns(sensors))
         series = [
             (s.series_id, s.sensor_id, s.metric, s.quantity.value, s.quantity.unit) for s in self._series.values()
         ]
-        db.execute(INSERT_SERIES, _columns(series))
+        db.execute(INSERT_SERIES, codes.columns(series))
 
     def _write_delivery(self, db: duckdb.DuckDBPyConnection) -> None:
         moved = self._moved()
@@ -274,7 +274,7 @@ class Batch:
             return
         new = [key for key in moved if key not in self._known.boots]
         if new:
-            db.execute(INSERT_BOOTS, _columns([(self._refs[key], *key) for key in new]))
+            db.execute(INSERT_BOOTS, codes.columns([(self._refs[key], *key) for key in new]))
         gone, come = [], []
         for key in moved:
             before, after = set(self._before(key).gaps), set(self._states[key].gaps)
@@ -282,7 +282,7 @@ class Batch:
             come += [(self._refs[key], *gap) for gap in sorted(after - before)]
         for query, gaps in ((DELETE_GAPS, gone), (INSERT_GAPS, come)):
             if gaps:
-                db.execute(query, _columns(gaps))
+                db.execute(query, codes.columns(gaps))
         states = [delivery.trim(self._states[key]) for key in moved]
         db.execute(
             INSERT_DELIVERY,
@@ -303,10 +303,6 @@ def _stored(db: duckdb.DuckDBPyConnection, raw: Raw, rows: Mapping[int, Row]) ->
     given = [*map(_text, (rows, series, times, values)), min(times), max(times)]
     found = db.execute(query, given).fetchall()
     return {index for (index,) in found}
-
-
-def _columns(rows: Sequence[tuple[int | str, ...]]) -> list[list[int | str]]:
-    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _text(column: Iterable[float | None]) -> str:

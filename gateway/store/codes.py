@@ -1,6 +1,8 @@
 """How values are laid down on disk: times as integer milliseconds, quality as one byte."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from drivers.model import Quality, Reason
 
@@ -15,6 +17,12 @@ LAG_LIMIT_MS = 2**31 - 1
 
 _REASONS = {reason.value: reason for reason in Reason}
 _UNPACKED = tuple((Quality(byte >> 6), _REASONS.get(byte & 63, Reason.UNSPECIFIED)) for byte in range(256))
+
+
+def columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """Rows as lists by column, which one statement takes all at once (`unnest`): by executemany each row costs half a
+    millisecond."""
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def pack(quality: Quality, reason: Reason) -> int:

@@ -1,5 +1,6 @@
 """Every change of the small tables; readings come in by `Store.append` alone."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ __all__ = [
     "save_grant",
     "save_node_key",
     "save_sensor",
+    "save_sensors",
     "save_token",
     "save_tokens",
     "save_zone",
@@ -68,6 +70,9 @@ TOUCH_DEVICES = """
                  make_timestamp_ms(unnest($3::BIGINT[])) last_seen) t
     where device.device_id = t.device_id
 """
+INSERT_SENSORS = f"""
+    insert into sensor select unnest($1::INTEGER[]), {", ".join(f"unnest(${at}::VARCHAR[])" for at in range(2, 8))}
+"""
 INSERT_EVENTS = """
     insert into event select make_timestamp_ms(unnest($1::BIGINT[])), unnest($2::VARCHAR[]), unnest($3::VARCHAR[]),
         unnest($4::VARCHAR[]), unnest($5::VARCHAR[])
@@ -80,7 +85,8 @@ async def save_device(store: Store, device: Device) -> None:
 
 
 async def save_devices(store: Store, devices: Sequence[Device]) -> None:
-    """The same for some, in one transaction."""
+    """The same for some, in one transaction; of one that is named twice the last word counts."""
+    devices = list({each.device_id: each for each in devices}.values())
     ids = [each.device_id for each in devices]
 
     def change(db: duckdb.DuckDBPyConnection) -> None:
@@ -114,24 +120,31 @@ async def save_sensor(
     metadata: Mapping[str, Any] | None = None,
 ) -> Sensor:
     """Insert a sensor, or change what is known of it; its id stays. The view of a new type appears with its series."""
-    details = dict(metadata or {})
+    return (await save_sensors(store, [Sensor(0, device_id, sensor, sensor_type, location, dict(metadata or {}))]))[0]
 
-    def change(db: duckdb.DuckDBPyConnection) -> Sensor:
-        old = store.known.sensors.get((device_id, sensor))
-        new = Sensor(store.known.next_sensor_id, device_id, sensor, sensor_type, location, details)
-        if old is not None:
-            new = replace(new, sensor_id=old.sensor_id)
-            db.execute("delete from sensor where sensor_id = ?", [old.sensor_id])
-        slug = views.slug(sensor_type)
-        row = [new.sensor_id, device_id, sensor, sensor_type, slug, location, _json(details)]
-        db.execute("insert into sensor values (?, ?, ?, ?, ?, ?, ?)", row)
-        if device_id not in store.known.devices:
-            db.execute("insert into device (device_id) values (?)", [device_id])
-        adopted.append(new)
-        return new
+
+async def save_sensors(store: Store, sensors: Sequence[Sensor]) -> list[Sensor]:
+    """The same for some, in one transaction, whatever their ids; returns them with those that they have. Of one that is
+    named twice the last word counts."""
+    wanted = {(each.device_id, each.sensor): each for each in sensors}
+
+    def change(db: duckdb.DuckDBPyConnection) -> list[Sensor]:
+        known, fresh = store.known, itertools.count(store.known.next_sensor_id)
+        old = {key: known.sensors[key].sensor_id for key in wanted if key in known.sensors}
+        adopted[:] = [replace(each, sensor_id=old.get(key) or next(fresh)) for key, each in wanted.items()]
+        db.execute("delete from sensor where list_contains($1::INTEGER[], sensor_id)", [list(old.values())])
+        rows = [
+            (new.sensor_id, *key, new.sensor_type, views.slug(new.sensor_type), new.location, _json(new.metadata))
+            for key, new in zip(wanted, adopted, strict=True)
+        ]
+        db.execute(INSERT_SENSORS, codes.columns(rows))
+        strangers = sorted({device for device, _ in wanted} - known.devices)
+        if strangers:
+            db.execute("insert into device (device_id) select unnest($1::VARCHAR[])", [strangers])
+        return adopted
 
     adopted: list[Sensor] = []
-    return await store.write(change, lambda known: known.add(adopted[-1:], []))
+    return await store.write(change, lambda known: known.add(adopted, [])) if wanted else []
 
 
 async def save_zone(store: Store, zone: Zone) -> None:
@@ -221,8 +234,7 @@ async def add_events(store: Store, events: Sequence[Event]) -> None:
     """Append some events in one transaction: each one costs the card as much as a batch of readings."""
     rows = [(_ms(each.time), each.kind, each.device, each.message, _json(each.detail)) for each in events]
     if rows:
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        await store.write(lambda db: db.execute(INSERT_EVENTS, columns))
+        await store.write(lambda db: db.execute(INSERT_EVENTS, codes.columns(rows)))
 
 
 async def save_node_key(store: Store, device_id: str, key: bytes) -> None:

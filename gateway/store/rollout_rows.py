@@ -10,6 +10,10 @@ from typing import Any
 from gateway.store import codes
 from gateway.store.db import Connection, Store
 
+INSERT_NODES = """
+    insert into node_firmware select unnest($1::VARCHAR[]), unnest($2::VARCHAR[]), unnest($3::VARCHAR[]),
+        unnest($4::INTEGER[]), unnest($5::VARCHAR[]), make_timestamp_ms(unnest($6::BIGINT[]))
+"""
 KEPT = 500
 """Rollouts that have ended; older ones are forgotten when another begins."""
 
@@ -124,15 +128,17 @@ async def outcomes(store: Store) -> dict[str, RolloutDevice]:
     return {row[2]: _device(row) for row in rows}
 
 
-async def save_node(store: Store, row: NodeFirmware) -> None:
-    """Insert or replace what a node says that it runs."""
+async def save_nodes(store: Store, said: Sequence[NodeFirmware]) -> None:
+    """Insert or replace what nodes say that they run; of one that said it twice the last word counts."""
+    last = {each.device_id: each for each in said}
 
     def change(db: Connection) -> None:
-        db.execute("delete from node_firmware where device_id = ?", [row.device_id])
-        values = [row.device_id, row.version, row.board, row.mpy, row.slots, _ms(row.since)]
-        db.execute("insert into node_firmware values (?, ?, ?, ?, ?, ?)", values)
+        db.execute("delete from node_firmware where list_contains($1::VARCHAR[], device_id)", [list(last)])
+        rows = [(n.device_id, n.version, n.board, n.mpy, n.slots, codes.to_ms(n.since)) for n in last.values()]
+        db.execute(INSERT_NODES, codes.columns(rows))
 
-    await store.write(change)
+    if last:
+        await store.write(change)
 
 
 async def nodes(store: Store) -> dict[str, NodeFirmware]:

@@ -222,6 +222,22 @@ async def test_capabilities_are_cleaned_and_written_only_when_new(tmp_path: Path
         assert (await loaded(store, clock)).device("node").device_name == device.device_name
 
 
+async def test_a_house_that_is_new_is_written_in_a_few_transactions(tmp_path: Path, clock: HandClock) -> None:
+    async with Store(tmp_path) as store:
+        registry, before = await loaded(store, clock), store.version[1]
+        told = {"firmware_version": "1.2", "sensors": ["scd30", "bmp280"]}
+        names = [f"node-{number:03}" for number in range(200)]
+        await asyncio.gather(*(registry.capabilities(name, told) for name in names))
+        assert store.version[1] - before <= 10
+    async with Store(tmp_path) as store:
+        assert [(each.device_id, each.firmware_version) for each in (await loaded(store, clock)).devices()] == [
+            (name, "1.2") for name in names
+        ]
+        assert {(each.device_id, each.sensor) for each in queries.sensors(store)} == {
+            (name, sensor) for name in names for sensor in ("scd30", "bmp280")
+        }
+
+
 async def test_a_wrong_id_names_the_nearest(tmp_path: Path, clock: HandClock) -> None:
     async with Store(tmp_path) as store:
         await commands.save_device(store, Device("living-room"))

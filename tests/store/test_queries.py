@@ -1,5 +1,6 @@
 """Questions and what they refuse; the views for assistants; devices, zones, and how much there is."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -186,6 +187,29 @@ async def test_devices_sensors_zones(tmp_path: Path) -> None:
     async with Store(tmp_path) as store:
         assert queries.sensors(store)[0] == kept
         assert (await queries.devices(store))[0] == attic
+
+
+async def test_many_sensors_at_once(tmp_path: Path) -> None:
+    async with Store(tmp_path) as store:
+        await store.append([local(reading())])
+        old = queries.sensors(store)[0]
+        told = [Sensor(0, "loft", "bmp280", "bmp280", metadata={"floor": 2}), replace(old, location="left")]
+        told += [Sensor(7, "loft", "bmp280", "bmp390"), Sensor(7, "den", "scd30", "scd30")]
+        before = store.version
+        kept = await commands.save_sensors(store, told)
+        assert await commands.save_sensors(store, []) == []
+        assert store.version[1] == before[1] + 1
+        assert kept == [
+            Sensor(2, "loft", "bmp280", "bmp390"),
+            replace(old, location="left"),
+            Sensor(3, "den", "scd30", "scd30"),
+        ]
+        assert all(each in queries.sensors(store) for each in kept)
+    async with Store(tmp_path) as store:
+        assert sorted(queries.sensors(store), key=lambda each: each.sensor_id) == [kept[1], kept[0], kept[2]]
+        assert [each.device_id for each in await queries.devices(store)] == ["attic", "den", "loft"]
+        await commands.save_devices(store, [Device("den", "one"), Device("loft"), Device("den", "two")])
+        assert [each.device_name for each in await queries.devices(store)] == ["", "two", ""]
 
 
 def test_quality_in_a_byte() -> None:

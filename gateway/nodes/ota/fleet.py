@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from gateway.clock import Clock
@@ -13,6 +14,7 @@ from gateway.registry.described import clean
 from gateway.store import rollout_rows
 from gateway.store.db import Store
 from gateway.store.rollout_rows import NodeFirmware
+from gateway.store.together import Together
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ class Fleet:
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store, self._clock = store, clock
+        self._saving = Together[NodeFirmware](partial(rollout_rows.save_nodes, store))
         self._nodes: dict[str, NodeFirmware] = {}
         self._boots: dict[str, str] = {}
         self._listener: Listener | None = None
@@ -75,7 +78,7 @@ class Fleet:
         if before is not None and before.version == version:
             now = replace(now, since=before.since)
         if now != before:
-            await rollout_rows.save_node(self._store, now)
+            await self._saving.add(now)
             self._nodes[device] = now
         await self._tell(Runs(device, version))
 
