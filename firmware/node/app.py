@@ -5,9 +5,10 @@ import gc
 import os
 
 import machine
+from micropython import const
 
 from node import VERSION
-from node.boot import SPACE, Numbers
+from node.boot import Numbers
 from node.clock import Clock
 from node.commands import Commands
 from node.link import Link
@@ -18,8 +19,7 @@ from node.tasks import first, forget
 from node.uplink import Uplink
 from node.watch import STORAGE, TIMEOUT_MS, Progress, guard
 
-RING = "ring"
-CRASH = "crash.txt"
+_CRASH = const("crash.txt")
 
 
 def main():
@@ -56,8 +56,8 @@ class App:
 
         self.led = start.make_led(settings["led"])
         random32 = int.from_bytes(os.urandom(4), "big")
-        self.numbers = Numbers(esp32.NVS(SPACE), random32, 1)
-        self.ring = Ring(RING, settings["ring_kb"] * 1024, self.numbers.boot)
+        self.numbers = Numbers(esp32.NVS("node"), random32, 1)
+        self.ring = Ring("ring", settings["ring_kb"] * 1024, self.numbers.boot)
         self._open_ring()
         self.client = Client(settings["device"], settings["broker"]["user"], settings["broker"]["password"])
         self.hello = {"firmware_version": VERSION, "reset_cause": start.cause()}
@@ -75,7 +75,7 @@ class App:
         who = settings["device"], settings["key"], self.numbers.boot
         told = self.diagnose, self.restart, self.uplink.report
         self.uplink.commands = Commands(who, self.station, self.led, *told)
-        words = start.last_words(CRASH)
+        words = start.last_words(_CRASH)
         if words:
             self.hello["last_words"] = words[:120]
             self.uplink.report("restarted", words)
@@ -164,7 +164,7 @@ class App:
 def last_words(text):
     """For the next start to tell."""
     try:
-        with open(CRASH, "w") as file:
+        with open(_CRASH, "w") as file:
             file.write(text[:180] + "\n")
     except OSError:  # a full flash
         pass

@@ -5,8 +5,11 @@ A boot that ended without `close` may have lost what was in memory: `lost` then 
 ring can tell the gateway, which knows what it received.
 """
 
-SPACE = "node"
-_COUNT, _RANDOM, _RESERVED = "boot", "random", "reserved"
+from micropython import const
+
+_COUNT = const("boot")
+_RANDOM = const("random")
+_RESERVED = const("reserved")
 
 
 class Numbers:

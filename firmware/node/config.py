@@ -6,9 +6,9 @@ import os
 
 from micropython import const
 
-PATH = "node.json"
-SETTINGS = "settings.json"
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
+_PATH = const("node.json")
+_SETTINGS = const("settings.json")
+_LETTERS = const("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 _INTERVAL_S = const(10)
 _INTERVAL_LOW_S = const(2)
 _INTERVAL_HIGH_S = const(3600)
@@ -23,22 +23,22 @@ class ConfigError(ValueError):
 def load():
     """The checked settings as a dict with every default filled in; ConfigError otherwise."""
     try:
-        with open(PATH) as file:
+        with open(_PATH) as file:
             text = file.read()
         if not text.strip().endswith("}"):  # the parser forgives a missing end
             raise ValueError
         given = json.loads(text)
     except OSError:
-        raise ConfigError("/%s is not there: copy it to the board (firmware/README.md)" % PATH)
+        raise ConfigError("/%s is not there: copy it to the board (firmware/README.md)" % _PATH)
     except ValueError:
-        raise ConfigError("/%s is not JSON: correct it" % PATH)
+        raise ConfigError("/%s is not JSON: correct it" % _PATH)
     return checked(given, settings())
 
 
 def settings():
     """What was set by commands; nothing where there is none or it is damaged."""
     try:
-        with open(SETTINGS) as file:
+        with open(_SETTINGS) as file:
             kept = json.load(file)
         return kept if isinstance(kept, dict) else {}
     except (OSError, ValueError):
@@ -49,15 +49,15 @@ def keep(changes):
     """Add to what was set by commands; one rename commits it."""
     kept = settings()
     kept.update(changes)
-    with open(SETTINGS + ".new", "w") as file:
+    with open(_SETTINGS + ".new", "w") as file:
         json.dump(kept, file)
-    os.rename(SETTINGS + ".new", SETTINGS)
+    os.rename(_SETTINGS + ".new", _SETTINGS)
 
 
 def checked(given, kept):
     """The settings of `given` with `kept` laid over the intervals; ConfigError names the first fault."""
     if not isinstance(given, dict):
-        raise ConfigError("/%s: one JSON object" % PATH)
+        raise ConfigError("/%s: one JSON object" % _PATH)
     mode = given.get("mode", "mqtt")
     if mode not in ("mqtt", "bthome"):
         raise ConfigError('mode is "mqtt" or "bthome", not %r' % mode)
@@ -87,7 +87,7 @@ def interval(value):
 
 
 def _id(what, value):
-    if not isinstance(value, str) or not 1 <= len(value) <= 64 or [c for c in value if c not in LETTERS]:
+    if not isinstance(value, str) or not 1 <= len(value) <= 64 or [c for c in value if c not in _LETTERS]:
         raise ConfigError("%s is 1 to 64 of A-Z a-z 0-9 . _ -, not %r" % (what, value))
     return value
 

@@ -18,7 +18,7 @@ _WIFI_S = const(20)  # for one attempt: by itself the radio tries for ever, even
 _FIRST_S = const(1)
 _LAST_S = const(60)
 _RESTART_S = const(900)
-CACHE = "broker.json"
+_CACHE = const("broker.json")
 
 
 class Link:
@@ -66,9 +66,9 @@ class Link:
             self._suspects.remove(self.address)
         if self.address != cached():
             try:
-                with open(CACHE + ".new", "w") as file:
+                with open(_CACHE + ".new", "w") as file:
                     json.dump(self.address, file)
-                os.rename(CACHE + ".new", CACHE)
+                os.rename(_CACHE + ".new", _CACHE)
             except OSError:  # a full flash: it is looked for again
                 pass
 
@@ -78,7 +78,7 @@ class Link:
             self._suspects = (self._suspects + [self.address])[-8:]
         if self.address == cached():
             try:
-                os.remove(CACHE)
+                os.remove(_CACHE)
             except OSError:  # a flash that takes nothing more: it is asked first once more after a restart
                 pass
 
@@ -171,7 +171,7 @@ async def search(name):
 def cached():
     """The address that proved to be the gateway's last, None where there is none."""
     try:
-        with open(CACHE) as file:
+        with open(_CACHE) as file:
             host, port = json.load(file)
         return (host, port) if isinstance(host, str) and isinstance(port, int) else None
     except (OSError, ValueError, TypeError):

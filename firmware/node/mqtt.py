@@ -7,6 +7,7 @@ where it did not, and who called keeps the message until then.
 import asyncio
 import struct
 import time
+from asyncio import open_connection  # here, where the heap is whole: asyncio loads its parts when they are named
 
 from micropython import const
 
@@ -15,6 +16,9 @@ from node.tasks import within
 _CONNECT_MS = const(15000)
 _ANSWER_MS = const(10000)
 _BODY_MOST = const(5120)
+_COPY_MOST = const(384)
+_IPPROTO_TCP = const(6)
+_TCP_NODELAY = const(1)
 _TIMED_OUT = const(110)
 
 
@@ -43,8 +47,10 @@ class Client:
 
     async def connect(self, host, port, will, tls=None):
         """Open a clean session; `will` is (topic, payload), retained. OSError, or Refused."""
-        opening = asyncio.open_connection(host, port, tls, host) if tls else asyncio.open_connection(host, port)
+        opening = open_connection(host, port, tls, host) if tls else open_connection(host, port)
         self._stream, _ = await within(opening, _CONNECT_MS)
+        if not tls:  # what leaves in pieces must not wait for an answer to the first (RFC 1122, 4.2.3.4)
+            self._stream.s.setsockopt(_IPPROTO_TCP, _TCP_NODELAY, 1)
         self._turn, self._line = asyncio.Lock(), asyncio.Lock()  # the old ones may have been held when a task ended
         self._wanted = self._asked = None
         flags = 0x02 | 0x04 | 0x08 | 0x20  # clean session; will of QoS 1, retained
@@ -86,12 +92,13 @@ class Client:
             self._asked = now
             await within(self._write(0xC0, b""), _ANSWER_MS)  # a dead line's buffer may be full
 
-    async def publish(self, topic, payload, retain=False):
-        """Send with QoS 1 and wait for the broker's acknowledgement; OSError where it does not come in time."""
+    async def publish(self, topic, *payload, retain=False):
+        """Send a payload, in parts, with QoS 1 and wait for the broker's acknowledgement; OSError where that does not
+        come in time."""
         async with self._turn:
             packet_id = self._next_id()
             begin = text(topic) + struct.pack(">H", packet_id)
-            await self._exchange((0x40, packet_id), 0x33 if retain else 0x32, begin, payload)
+            await self._exchange((0x40, packet_id), 0x33 if retain else 0x32, begin, *payload)
 
     async def subscribe(self, *topics):
         """With QoS 1; OSError where the broker does not answer or does not allow it."""
@@ -120,8 +127,10 @@ class Client:
     async def _write(self, kind, *parts):
         async with self._line:
             self._wrote = time.ticks_ms()
-            head = bytes([kind]) + length(sum(len(part) for part in parts))
-            self._stream.write(b"".join((head,) + parts))  # one copy, and one segment on the wire
+            size = sum([len(part) for part in parts])
+            parts = (bytes([kind]) + length(size),) + parts
+            for part in parts if size > _COPY_MOST else (b"".join(parts),):  # one segment, if a copy of it is small
+                self._stream.write(part)
             await self._stream.drain()
 
     async def _packet(self, head):

@@ -109,10 +109,7 @@ class Orders:
             raise ValueError("no command %r here" % name[:40])
         if len(wanted) != 1:
             raise ValueError("sensor is one of %s" % ", ".join([place.name for place in able]))
-        sensor = wanted[0].sensor
-        if name == "show_calibration":
-            return await sensor.calibration()
-        return await sensor.command(name, args)
+        return await wanted[0].sensor.command(name, args)
 
 
 def command(payload, device="", key=None, command_id=""):

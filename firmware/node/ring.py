@@ -15,9 +15,10 @@ from node.segments import Segments, line
 _MEMORY_MS = const(8000)  # then to flash: with a step of the loop's second a reading is in memory only for 10 s at most
 _MEMORY_MOST = const(40)
 _WINDOW = const(128)
+_READ_MOST = const(4)  # lines at once: each takes a quarter of a kilobyte of the heap
 NOTHING = "node"
 """The sensor of a record without a value."""
-EMPTY = '["node", 0, 0, {}]'
+_EMPTY = const('["node", 0, 0, {}]')
 """The record that has no value: it stands for numbers that are gone."""
 _ENDED_MOST = const(32)
 
@@ -67,7 +68,7 @@ class Ring:
 
     def mark_lost(self, boot, seq):
         """Hold, in flash, that nothing of this boot up to `seq` is left that is not held."""
-        self._write([(boot, seq + 1, EMPTY, 0)])
+        self._write([(boot, seq + 1, _EMPTY, 0)])
 
     def flush_due(self):
         """Move the memory to flash where its oldest record has waited long enough."""
@@ -135,7 +136,7 @@ class Ring:
     def _next_in_flash(self):
         while self._read_number:
             if not self._lines and self._read_number in self._segments.numbers:
-                self._lines = self._segments.read(self._read_number, self._read_offset, 4)
+                self._lines = self._segments.read(self._read_number, self._read_offset, _READ_MOST)
             if self._lines:
                 boot, seq, rest, size = self._lines.pop(0)
                 self._read_offset += size
@@ -191,7 +192,7 @@ class Ring:
     def _let_go_in_flash(self, boot, mark):
         let_go = 0
         while self._number:
-            lines = self._segments.read(self._number, self._offset, 16)
+            lines = self._segments.read(self._number, self._offset, _READ_MOST)
             for its_boot, seq, _, size in lines:
                 if its_boot and (its_boot != boot or seq > mark):
                     self._catch_up()
@@ -245,7 +246,7 @@ class Ring:
             if not count:
                 continue  # what stayed of an earlier one: both become one
             behind = self._segments.read(following, 0, 1)
-            left = [(boot, seq, EMPTY) for boot, seq in ended if not behind or boot != behind[0][0]]
+            left = [(boot, seq, _EMPTY) for boot, seq in ended if not behind or boot != behind[0][0]]
             self._segments.replace(number, [line(*record) for record in left[-_ENDED_MOST:]])
             for other in numbers[: numbers.index(number)]:
                 self._segments.drop(other)
@@ -258,14 +259,14 @@ class Ring:
         """The number behind each boot's last in a file, into `ended`; how many readings the file holds."""
         count = offset = 0
         while True:
-            lines = self._segments.read(number, offset, 16)
+            lines = self._segments.read(number, offset, _READ_MOST)
             if not lines:
                 return count
             for boot, seq, rest, size in lines:
                 offset += size
                 if not boot:
                     continue
-                is_reading = rest != EMPTY
+                is_reading = rest != _EMPTY
                 if is_reading:
                     count += 1
                     self._forget((boot, seq))

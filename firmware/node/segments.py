@@ -10,7 +10,6 @@ import os
 from micropython import const
 
 _SEGMENT_BYTES = const(16384)  # four blocks: a file of them costs no more flash than it holds
-BAD = ("", 0, "", 0)
 
 
 def line(boot, seq, rest):
@@ -20,7 +19,7 @@ def line(boot, seq, rest):
 
 
 def parse(raw):
-    """(boot, seq, rest, bytes) of a line; BAD with its bytes where it is damaged or torn."""
+    """(boot, seq, rest, bytes) of a line; boot "" where it is damaged or torn."""
     try:
         text = raw[9:-1]
         if raw[-1:] == b"\n" and int(raw[:8], 16) == binascii.crc32(text) & 0xFFFFFFFF:
@@ -28,7 +27,7 @@ def parse(raw):
             return boot, int(seq), rest, len(raw)
     except (ValueError, UnicodeError):  # the sum is right by chance
         pass
-    return BAD[:3] + (len(raw),)
+    return "", 0, "", len(raw)
 
 
 class Segments:

@@ -3,15 +3,17 @@
 import os
 
 import machine
+from micropython import const
 
 from node.watch import Led
 
-CAUSES = {1: "power on", 2: "hard reset", 3: "watchdog", 4: "deep sleep", 5: "soft reset"}
+_CAUSES = const("unknown,power on,hard reset,watchdog,deep sleep,soft reset")
 
 
 def cause():
     """Why the board started."""
-    return CAUSES.get(machine.reset_cause(), "unknown")
+    causes, found = _CAUSES.split(","), machine.reset_cause()
+    return causes[found if found < len(causes) else 0]
 
 
 def last_words(path):

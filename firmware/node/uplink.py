@@ -90,7 +90,7 @@ class Uplink:
         await self._client.subscribe(topic + "ack", topic + "commands/+", topic + "update")
         await self._introduce()
         hello = wire.status(True, boot=self._numbers.boot, uptime_ms=self._clock.uptime_ms(), **self._hello)
-        await self._client.publish(topic + "status", hello, True)
+        await self._client.publish(topic + "status", hello, retain=True)
         self._led.fault(NO_NETWORK, False)
         keeping = asyncio.create_task(self._keep_time(host))
         try:
@@ -103,7 +103,7 @@ class Uplink:
     async def _introduce(self):
         self.station.retold = False
         about = wire.capabilities(self._config, self._hello["firmware_version"], self.station.described())
-        await self._client.publish(self._topic + "capabilities", about, True)
+        await self._client.publish(self._topic + "capabilities", *about, retain=True)
 
     async def answer(self, command_id, payload):
         """Publish a command's result."""

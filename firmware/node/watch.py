@@ -7,9 +7,10 @@ from micropython import const
 _FEED_MS = const(5000)
 TIMEOUT_MS = 120000  # a name look-up or a handshake may block for 15 s; flash for less
 
-OK, NO_NETWORK, SENSOR, STORAGE, CLOCK, IDENTIFY = range(6)
+NO_NETWORK, SENSOR, STORAGE, CLOCK = range(1, 5)
 _STEP_MS = const(200)
-PATTERNS = ("1", "11111000000000", "1010000000", "101010000000", "10101010000000", "10")
+_IDENTIFY = const(5)
+_PATTERNS = const(("1", "11111000000000", "1010000000", "101010000000", "10101010000000", "10"))
 """One digit a step: solid is well, slow no broker, 2 blinks a sensor, 3 the flash, 4 no clock, fast "it is me"."""
 
 
@@ -66,9 +67,8 @@ class Led:
 
     def pattern(self):
         """What is shown now."""
-        if self._identify > 0:
-            return PATTERNS[IDENTIFY]
-        return PATTERNS[min(self._faults) if self._faults else OK]
+        shown = min(self._faults) if self._faults else 0
+        return _PATTERNS[_IDENTIFY if self._identify > 0 else shown]
 
     async def run(self):
         """Blink for ever; only where there is a pin."""

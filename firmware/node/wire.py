@@ -30,20 +30,23 @@ def data(record, oldest, timestamp_ms):
 
 
 def capabilities(config, version, described):
-    """What the node is; `described` is metadata by sensor name."""
-    return json.dumps(
-        {
-            "device_name": config["name"] or config["device"],
-            "device_type": "esp32",
-            "device_location": config["location"],
-            "firmware_version": version,
-            "sensors": list(described),
-            "metadata": described,
-            "board": config["about"]["board"],
-            "mpy": config["about"]["mpy"],
-            "slots": config["about"]["slots"],
-        }
-    ).encode()
+    """What the node is, in parts: a heap in pieces may have no place for the whole and a copy of it. `described` is
+    metadata by sensor name."""
+    about = {
+        "device_name": config["name"] or config["device"],
+        "device_type": "esp32",
+        "device_location": config["location"],
+        "firmware_version": version,
+        "sensors": list(described),
+        "board": config["about"]["board"],
+        "mpy": config["about"]["mpy"],
+        "slots": config["about"]["slots"],
+    }
+    parts, mark = [json.dumps(about)[:-1]], ', "metadata": {'
+    for name, metadata in described.items():
+        parts.append("%s%s: %s" % (mark, json.dumps(name), json.dumps(metadata)))
+        mark = ", "
+    return [part.encode() for part in parts] + [b"}}"]
 
 
 def status(online, **more):

@@ -62,7 +62,10 @@ def compiler() -> str | None:
 
 
 def compiled(tool: str, folder: Path, sources: list[Path]) -> dict[str, bytes]:
-    """What mpy-cross makes of these files of a folder, by path below it; ProvisionError names what does not compile."""
+    """What mpy-cross makes of these files of a folder, by path below it; ProvisionError names what does not compile.
+
+    A traceback names a file by its stem: the module's name is in the board's table of names already.
+    """
     files = {}
     with tempfile.TemporaryDirectory() as made:
         target = Path(made) / "out.mpy"
@@ -70,7 +73,7 @@ def compiled(tool: str, folder: Path, sources: list[Path]) -> dict[str, bytes]:
             name = source.relative_to(folder).as_posix()
             try:
                 done = subprocess.run(
-                    [tool, "-O3", "-s", name, "-o", target, source],
+                    [tool, "-O3", "-s", source.stem, "-o", target, source],
                     capture_output=True,
                     text=True,
                     timeout=_COMPILE_WITHIN_S,
