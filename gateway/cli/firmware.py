@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gateway.cli import data
+from gateway.cli import data, words
 from gateway.command import Command
 from gateway.nodes.ota.commands import (
     FirmwareAdd,
@@ -47,7 +47,7 @@ def add(options: argparse.Namespace) -> int:
         print(json.dumps(answer))
         return 0
     if options.dry_run:
-        print(f"{answer['would']} (nothing was done)", file=sys.stderr)
+        print(words.would(answer), file=sys.stderr)
         return 0
     print(answer["digest"])
     boards, signer = ", ".join(answer["boards"]), answer["signed_by"]
@@ -84,7 +84,7 @@ def _said(options: argparse.Namespace, answer: dict[str, Any]) -> int:
     if options.json:
         print(json.dumps(answer))
         return 0
-    print(answer.get("done") or f"{answer['would']} (nothing was done)", file=sys.stderr)
+    print(answer.get("done") or words.would(answer), file=sys.stderr)
     return 0
 
 

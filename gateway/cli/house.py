@@ -3,10 +3,9 @@
 import argparse
 import json
 import sys
-from datetime import datetime
 from typing import Any
 
-from gateway.cli import data
+from gateway.cli import data, words
 from gateway.command import Command
 from gateway.jail.commands import ApproveTool, RemoveTool, ToolList
 from gateway.registry.commands import (
@@ -30,7 +29,7 @@ def device_list(options: argparse.Namespace) -> int:
     for each in devices:
         place = each["zone"] or each["location"]
         ours = "claimed" if each["claimed"] else each["source"]
-        heard = f"heard {_moment(each['last_seen'])}"
+        heard = f"heard {words.moment(each['last_seen'], seconds=True)}"
         print(f"{each['device']:24} {each['status']:14} {ours:8} {heard:27} {place:16} {each['name']}".rstrip())
     return 0
 
@@ -145,10 +144,5 @@ def _meant(options: argparse.Namespace, command: DeleteDevice | DeleteZone | Rem
         return 0
     said = answer.get("would") or answer.get("done") or (answer.get("result") or {}).get("done")
     going_on = f"{answer.get('kind')} goes on as {answer.get('task_id')}"
-    print(f"{said or going_on}{' (nothing was done)' if options.dry_run else ''}", file=sys.stderr)
+    print(f"{said or going_on}{f' {words.UNDONE}' if options.dry_run else ''}", file=sys.stderr)
     return 0
-
-
-def _moment(time: str | None) -> str:
-    """To the second, in UTC."""
-    return f"{datetime.fromisoformat(time):%Y-%m-%d %H:%M:%S} UTC" if time else "never"

@@ -4,10 +4,9 @@ import argparse
 import base64
 import json
 import sys
-from datetime import datetime
 from typing import Any
 
-from gateway.cli import data
+from gateway.cli import data, words
 from gateway.control import NodeAdd, NodeLogins, NodeRevoke, NodeRotate, ViewAuthority
 
 
@@ -32,8 +31,7 @@ def node_revoke(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(answer))
     else:
-        nothing = " (nothing was done)" if options.dry_run else ""
-        print(f"{answer.get('would') or answer['done']}{nothing}", file=sys.stderr)
+        print(words.would(answer) if options.dry_run else answer["done"], file=sys.stderr)
     return 0
 
 
@@ -66,7 +64,7 @@ def _issued(options: argparse.Namespace, answer: dict[str, Any]) -> int:
         if options.json:
             print(json.dumps(answer))
         else:
-            print(f"{answer['would']} (nothing was done)", file=sys.stderr)
+            print(words.would(answer), file=sys.stderr)
         return 0
     if options.json:
         told = ("device", "key", "user", "password")
@@ -90,24 +88,19 @@ def _lines(answer: dict[str, Any]) -> str:
 
 def _state(login: dict[str, Any]) -> str:
     if login["revoked"]:
-        return f"revoked {_moment(login['revoked'])}"
+        return f"revoked {words.moment(login['revoked'])}"
     if login["rotated"]:
-        return f"rotated {_moment(login['rotated'])}"
-    return f"since {_moment(login['created'])}"
+        return f"rotated {words.moment(login['rotated'])}"
+    return f"since {words.moment(login['created'])}"
 
 
 def _heard(login: dict[str, Any]) -> str:
     if login["connected_since"]:
-        return f"connected {_moment(login['connected_since'])}"
-    return f"heard {_moment(login['last_heard'])}" if login["last_heard"] else "not connected"
+        return f"connected {words.moment(login['connected_since'])}"
+    return f"heard {words.moment(login['last_heard'])}" if login["last_heard"] else "not connected"
 
 
 def _topics(login: dict[str, Any]) -> str:
     if login["kind"] == "node":
         return "node" if login["has_key"] else "node without a key"
     return f"writes {', '.join(login['may_write']) or 'nothing'}; reads {', '.join(login['may_read']) or 'nothing'}"
-
-
-def _moment(time: str) -> str:
-    """To the minute, in UTC."""
-    return f"{datetime.fromisoformat(time):%Y-%m-%d %H:%M} UTC"

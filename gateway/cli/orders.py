@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from gateway.cli import data
+from gateway.cli import data, words
 from gateway.control import ControlError, SendCommand
 
 
@@ -44,7 +44,7 @@ def _sent(options: argparse.Namespace, name: str, args: dict[str, Any]) -> int:
     if options.json:
         print(json.dumps(answer))
     elif "would" in answer:
-        print(f"{answer['would']} (nothing was done)", file=sys.stderr)
+        print(words.would(answer), file=sys.stderr)
     elif answer["ok"]:
         print(json.dumps(answer["result"], ensure_ascii=False))
     else:

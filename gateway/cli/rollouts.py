@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway import control
-from gateway.cli import data
+from gateway.cli import data, words
 from gateway.cli.progress import Bar
 from gateway.command import ControlError
 from gateway.nodes.ota.rollout_commands import (
@@ -66,9 +66,9 @@ def rollouts(options: argparse.Namespace) -> int:
         print(json.dumps(found))
         return 0
     for each in found:
-        begun = each["created"][:16].replace("T", " ")
+        begun = words.moment(each["created"])
         state = f"{each['state']}{' ' if each['reason'] else ''}{each['reason']}"
-        print(f"{each['rollout']:10} {each['version']:10} {begun} UTC  {state:32} {_counts(each)}  ({each['targets']})")
+        print(f"{each['rollout']:10} {each['version']:10} {begun}  {state:32} {_counts(each)}  ({each['targets']})")
     return 0
 
 
@@ -106,10 +106,8 @@ def nodes(options: argparse.Namespace) -> int:
         last = each["last_update"]
         was = f"{last['state']}{': ' if last['reason'] else ''}{last['reason']}" if last else ""
         behind = f"behind {each['behind']}" if each["behind"] else ""
-        since = each["since"][:16].replace("T", " ")
-        print(
-            f"{each['device']:24} {each['version']:16} since {since} UTC  {each['board']:10} {behind:16} {was}".rstrip()
-        )
+        since = words.moment(each["since"])
+        print(f"{each['device']:24} {each['version']:16} since {since}  {each['board']:10} {behind:16} {was}".rstrip())
     return 0
 
 
@@ -118,7 +116,7 @@ def _told(options: argparse.Namespace, command: OfRollout) -> int:
     if options.json:
         print(json.dumps(answer))
     elif options.dry_run:
-        print(f"{answer['would']} (nothing was done)", file=sys.stderr)
+        print(words.would(answer), file=sys.stderr)
     else:
         print(f"rollout {answer['rollout']} is {answer['state']}: {_counts(answer)}", file=sys.stderr)
     return 0

@@ -31,7 +31,8 @@ from gateway.registry.commands import (
     ZoneView,
     ZoneViews,
 )
-from gateway.registry.registry import DECOMMISSIONED, Registry
+from gateway.registry.registry import Registry
+from gateway.registry.state import DECOMMISSIONED
 from gateway.store import commands, edit_rows, queries
 from gateway.store.db import Store
 from gateway.store.types import Device, Event, Zone

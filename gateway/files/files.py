@@ -35,6 +35,7 @@ from gateway.store.db import Store
 from gateway.store.errors import StoreError
 from gateway.store.file_rows import files, remove_files, save_file
 from gateway.store.files import sync_file
+from gateway.thread import finished
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ class Files:
         self._ledger.keep(entry)
         try:
             await save_file(self._store, entry)
-            await _in_thread(content.create, self._folder / entry.file_id)
+            await finished(content.create, self._folder / entry.file_id)
         except BaseException:
             self._forget(entry.file_id)
             raise
@@ -237,7 +238,7 @@ class Files:
             size = len(source) if isinstance(source, bytes) else content.size_bytes(source)
             self._admit(entry.owner, size, files=1)
             entry = self._ledger.keep(replace(entry, size_bytes=size))  # counted while it is being written
-            entry = replace(entry, sha256=await _in_thread(content.take, file, source))
+            entry = replace(entry, sha256=await finished(content.take, file, source))
             await save_file(self._store, entry)
         except BaseException:
             self._forget(entry.file_id)
@@ -261,7 +262,7 @@ class Files:
         try:
             async for chunk in _until(over, chunks):
                 self._check(entry, here, len(chunk))
-                await _in_thread(content.append, file, here, chunk)
+                await finished(content.append, file, here, chunk)
                 here += len(chunk)
                 self._ledger.offsets[entry.file_id] = here
         except WrongLength:
@@ -269,7 +270,7 @@ class Files:
             raise
         finally:
             if entry.file_id in self._ledger.entries:
-                await _in_thread(sync_file, file)
+                await finished(sync_file, file)
         if over.is_set():
             raise Interrupted(f"another request took this upload over at byte {here}", here)
 
@@ -287,7 +288,7 @@ class Files:
         here = self._ledger.offsets[entry.file_id]
         if entry.size_bytes is not None and here != entry.size_bytes:
             raise WrongLength(f"{here} bytes are here and {entry.size_bytes} were declared; send the rest, then end it")
-        found = await _in_thread(content.digest, self._folder / entry.file_id)
+        found = await finished(content.digest, self._folder / entry.file_id)
         if entry.sha256 and found != entry.sha256:
             await self._drop([entry.file_id])
             raise WrongHash(f"SHA-256 is {found}, declared was {entry.sha256}: all bytes were discarded, send again")
@@ -356,13 +357,3 @@ async def _until(over: asyncio.Event, chunks: AsyncIterator[bytes]) -> AsyncIter
 
 async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
     return await anext(chunks, None)
-
-
-async def _in_thread(job: Callable[..., Done], *arguments: object) -> Done:
-    """The job's result; where this is cancelled, the job is through before it ends."""
-    running = asyncio.ensure_future(asyncio.to_thread(job, *arguments))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise

@@ -17,6 +17,7 @@ from gateway.clock import Clock
 from gateway.reading import Reading
 from gateway.registry.described import MAX_SENSORS, clean, described, told_interval_s
 from gateway.registry.state import (
+    DECOMMISSIONED,
     EVENTS_AN_HOUR,
     LATE_AFTER,
     LEARN_FROM,
@@ -44,7 +45,6 @@ __all__ = ["EVENTS_AN_HOUR", "Registry", "Status"]
 log = logging.getLogger(__name__)
 
 SENSORS_LIMIT = 256
-DECOMMISSIONED = "decommissioned"
 SETTLED = ("device_id", "device_name", "zone_id", "location", "building", "floor", "device_type")
 """What the settings may say of a device."""
 

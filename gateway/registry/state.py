@@ -8,6 +8,7 @@ from typing import Any
 from gateway.store.edit_rows import Edit
 from gateway.store.types import Device, Event
 
+DECOMMISSIONED = "decommissioned"
 DEFAULT_INTERVAL_S = 60.0
 LATE_AFTER = 3
 SILENT_AFTER = 10

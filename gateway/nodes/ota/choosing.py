@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 
 from gateway.nodes.ota.manifest import Kind, Manifest, fits, number
 from gateway.nodes.ota.stepping import version_of
+from gateway.registry.state import DECOMMISSIONED
 from gateway.store.rollout_rows import NodeFirmware
 from gateway.store.types import Device
-
-DECOMMISSIONED = "decommissioned"
 
 
 @dataclass(frozen=True, slots=True)

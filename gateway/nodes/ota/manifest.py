@@ -108,13 +108,12 @@ def parse(content: bytes) -> Manifest:
         _created(body["created"]),
         tuple(map(_part, _list(body["files"], "files", FILES))),
     )
-    expect_sound(manifest)
+    _expect_sound(manifest)
     return manifest
 
 
 def compose(manifest: Manifest) -> bytes:
     """The bytes to sign, which `parse` gives back; ManifestError where it breaks a rule."""
-    expect_sound(manifest)
     body = {
         "format": FORMAT,
         "kind": str(manifest.kind),
@@ -129,7 +128,7 @@ def compose(manifest: Manifest) -> bytes:
     return content
 
 
-def expect_sound(manifest: Manifest) -> None:
+def _expect_sound(manifest: Manifest) -> None:
     """ManifestError where files, kind and sizes do not go together."""
     paths = [each.path for each in manifest.files]
     if manifest.kind is Kind.IMAGE:

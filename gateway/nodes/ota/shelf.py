@@ -12,9 +12,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,6 +27,7 @@ from gateway.store.db import Store
 from gateway.store.files import sync_file, sync_folder
 from gateway.store.firmware_rows import FirmwareKey, FirmwareRow
 from gateway.store.types import Event
+from gateway.thread import finished
 
 log = logging.getLogger(__name__)
 
@@ -76,14 +76,13 @@ class Shelf:
         rows = {row.digest: row for row in await firmware_rows.firmware(self._store)}
         self._keys = {each.key: each for each in await firmware_rows.firmware_keys(self._store)}
         whole = await asyncio.to_thread(reconciled, self._folder, rows)
-        for digest in sorted(rows.keys() - whole):
+        for digest in sorted(rows.keys() - whole.keys()):
             row = rows.pop(digest)
             text = f"firmware {row.version} ({digest[:SHORT]}) is not whole on the medium: add its bundle again"
             log.warning("%s", text)
             await firmware_rows.remove_firmware(self._store, digest)
             await commands.add_event(self._store, Event(self._clock.now(), "firmware", "", text))
-        self._rows = rows
-        self._about = {digest: manifest.parse(row.manifest.encode()) for digest, row in rows.items()}
+        self._rows, self._about = rows, whole
         return self
 
     async def __aexit__(
@@ -177,7 +176,7 @@ class Shelf:
             await asyncio.to_thread(self._expect_room, found)
             if found.signed_by not in self._keys:
                 raise BundleError("the key that signed it is not trusted any more")
-            await _finished(partial(self._write, found))
+            await finished(self._write, found)
             about = found.manifest
             row = FirmwareRow(
                 found.digest,
@@ -203,7 +202,7 @@ class Shelf:
             await firmware_rows.remove_firmware(self._store, digest)
             self._rows.pop(digest)
             self._about.pop(digest)
-            await _finished(partial(_discard, self._folder / digest))
+            await finished(_discard, self._folder / digest)
 
     def _expect_room(self, found: Bundle) -> None:
         """BundleError where it contradicts what is here, or there is no room for it."""
@@ -243,10 +242,11 @@ class Shelf:
             raise BundleError(f"{self._folder}: {error.strerror}: nothing was added; make room first") from error
 
 
-def reconciled(folder: Path, rows: Mapping[str, FirmwareRow]) -> set[str]:
-    """Which of these rows have their files, by length; whatever belongs to no row is removed. Blocks."""
+def reconciled(folder: Path, rows: Mapping[str, FirmwareRow]) -> dict[str, Manifest]:
+    """The manifests of those rows that have their files, by length; whatever belongs to no row is removed. Blocks."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    whole = {digest for digest, row in rows.items() if _is_whole(folder / digest, row)}
+    found = {digest: _whole(folder / digest, row) for digest, row in rows.items()}
+    whole = {digest: about for digest, about in found.items() if about is not None}
     for each in list(folder.iterdir()):
         if each.name not in whole:
             _discard(each)
@@ -254,14 +254,15 @@ def reconciled(folder: Path, rows: Mapping[str, FirmwareRow]) -> set[str]:
     return whole
 
 
-def _is_whole(folder: Path, row: FirmwareRow) -> bool:
+def _whole(folder: Path, row: FirmwareRow) -> Manifest | None:
     try:
         about = manifest.parse(row.manifest.encode())
-        if (folder / MANIFEST).read_bytes() != row.manifest.encode():
-            return False
-        return all((folder / each.sha256).stat().st_size == each.size_bytes for each in about.files)
+        is_whole = (folder / MANIFEST).read_bytes() == row.manifest.encode() and all(
+            (folder / each.sha256).stat().st_size == each.size_bytes for each in about.files
+        )
     except (OSError, ValueError):
-        return False
+        return None
+    return about if is_whole else None
 
 
 def _discard(path: Path) -> None:
@@ -280,13 +281,3 @@ def _write(file: Path, content: bytes) -> None:
     with os.fdopen(handle, "wb") as stream:
         stream.write(content)
     sync_file(file)
-
-
-async def _finished(work: Callable[[], None]) -> None:
-    """Blocking work that is never left alone half done."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise

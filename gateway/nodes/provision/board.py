@@ -18,6 +18,8 @@ CONFIG_MOST = 16 * 1024
 UNWATCHED_S = 900
 """The program's watchdog cannot be stopped by interrupting the program: it is told to wait for so long instead."""
 
+# A board lacks what its port does not have (a watchdog, a unique id), and raises what its port chose to: nothing there
+# depends on either.
 TOOLS = f"""
 import os, json, hashlib, binascii, sys
 try:
