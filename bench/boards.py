@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from gateway.ingest import wire
+from gateway.ingest import command_wire
 from gateway.nodes.boots import Boots
 from gateway.nodes.commander import Commander
-from gateway.nodes.orders import Codec, Orders
+from gateway.nodes.orders import Orders
 
 ROOT = Path(__file__).parent.parent
 INTERPRETER = ROOT / ".cache" / "micropython" / "bin" / "micropython"
@@ -137,8 +137,7 @@ class Board:
 def orders(host: str, port: int, key: Callable[[str], bytes | None]) -> Orders:
     """Commands to boards by the gateway's own way."""
     commander = Commander(host, port)
-    codec = Codec(wire.encode_command, wire.decode_result, wire.decode_refusal)
-    return Orders(codec, lambda _device: commander.exchange, key, Boots(), lambda: int(time.time() * 1000))
+    return Orders(command_wire, lambda _device: commander.exchange, key, Boots(), lambda: int(time.time() * 1000))
 
 
 def flash(folder: Path) -> None:

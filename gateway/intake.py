@@ -17,7 +17,7 @@ from gateway.brokering import Standing, open_broker
 from gateway.config import ConfigError
 from gateway.core import Core
 from gateway.health import Metric
-from gateway.ingest import wire
+from gateway.ingest import command_wire
 from gateway.ingest.dialects import is_foreign
 from gateway.ingest.dialects.home_assistant import Channel, Exported, Origin
 from gateway.ingest.flood import Door, Limits, Reports
@@ -31,7 +31,7 @@ from gateway.ingest.serial_nodes import SerialNodes
 from gateway.ingest.wire import DeviceError
 from gateway.nodes.boots import Boots
 from gateway.nodes.commander import Commander, Unreachable
-from gateway.nodes.orders import Codec, Orders, Way
+from gateway.nodes.orders import Orders, Way
 from gateway.nodes.ota.fleet import Fleet
 from gateway.nodes.sntp import TimeServer
 from gateway.sensors import Plan
@@ -84,6 +84,8 @@ class Intake:
                 Metric("gateway_ntp_answered_total", "Times that were told", lambda: time.counts.answered, True),
                 Metric("gateway_ntp_refused_total", "Questions for it without one", time.refused, True),
             ]
+        told = "Answers to commands that their node's key did not sign"
+        found.append(Metric("gateway_command_results_refused_total", told, lambda: self.orders.forged, counter=True))
         if (local := self.broker.local) is not None:
             found.append(
                 Metric("gateway_mqtt_logins_refused_total", "Wrong or missing", lambda: local.refused, counter=True)
@@ -180,8 +182,7 @@ def _orders(core: Core, boots: Boots, serial: Sequence[SerialNodes], commander: 
             raise Unreachable("the broker is off in the settings")
         return commander.exchange
 
-    codec = Codec(wire.encode_command, wire.decode_result, wire.decode_refusal)
-    return Orders(codec, way, core.keys.get, boots, lambda: int(core.clock.now().timestamp() * 1000))
+    return Orders(command_wire, way, core.keys.get, boots, lambda: int(core.clock.now().timestamp() * 1000))
 
 
 def _listening(core: Core, pipeline: Pipeline, boots: Boots, fleet: Fleet) -> Hooks:

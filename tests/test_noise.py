@@ -24,7 +24,7 @@ from drivers.modbus import framed, parse, read_request, write_request
 from drivers.sensors import _bthome, bmp280, ess, scd30
 from gateway.control import run, socket
 from gateway.discovery import txt
-from gateway.ingest import serial_nodes, wire
+from gateway.ingest import command_wire, serial_nodes, wire
 from gateway.ingest.dialects import DIALECTS
 from gateway.ingest.dialects.base import EMPTY, Context, Memory
 from gateway.ingest.wire import WireError
@@ -111,15 +111,21 @@ def drivers() -> list[Decoder]:
 
 def sealed_command(topic: str, raw: bytes) -> object:
     text = raw.decode(errors="replace")
-    return wire.decode_command(topic, enveloped(KEY, text, "command", "a", "c"), KEY)
+    return command_wire.decode_command(topic, enveloped(KEY, text, "command", "a", "c"), KEY)
 
 
 def on_the_wire() -> list[Decoder]:
     told = b'{"device_name":"Kitchen","sensors":["scd30",{"name":"b"}],"metadata":{"scd30":{"range":[400,10000]}}}'
     topic, data = "devices/a/commands/c", "devices/a/sensors/scd30/data"
-    signed, command = wire.encode_ack("a", "1-a", 7, b"key"), wire.encode_command(topic, "interval", {"interval_s": 5})
+    signed = wire.encode_ack("a", "1-a", 7, b"key")
+    command = command_wire.encode_command(topic, "interval", {"interval_s": 5})
     body = b'{"name":"interval","args":{"interval_s":5},"boot":"1-a","n":7}'
-    results = [wire.encode_result({"a": 1}), wire.encode_result(error="no"), b'{"ok":false,"boot":"1-a","n":7}']
+    results = [
+        command_wire.encode_result({"a": 1}),
+        command_wire.encode_result(error="no"),
+        b'{"ok":false,"boot":"1-a","n":7}',
+        command_wire.sign_result(topic, command_wire.encode_result({"a": 1}), KEY),
+    ]
     update = b'{"offer":"0123456789abcdef","phase":"downloading","percent":10,"version":"1.2.3","error":"x"}'
     minimal = b'{"value":{"temperature":21.5,"humidity":43,"pressure":null,"x_co2":-1e400}}'
     lines = [serial_nodes.encode_line(data, A_READING)[:-1], b'{"topic":"devices/a/status","payload":{"a":[1]}}']
@@ -142,10 +148,11 @@ def on_the_wire() -> list[Decoder]:
         ),
         Decoder("wire ack", lambda raw: wire.verify_ack("devices/a/ack", raw, None), [signed], WireError),
         Decoder("wire signed ack", lambda raw: wire.verify_ack("devices/a/ack", raw, b"key"), [signed], WireError),
-        Decoder("wire command", lambda raw: wire.decode_command(topic, raw), [command], WireError),
+        Decoder("wire command", lambda raw: command_wire.decode_command(topic, raw), [command], WireError),
         Decoder("wire command under a good seal", partial(sealed_command, topic), [body], WireError),
-        Decoder("wire result", lambda raw: wire.decode_result(topic, raw), results, WireError),
-        Decoder("wire refusal", lambda raw: wire.decode_refusal(topic, raw), results, WireError),
+        Decoder("wire result", lambda raw: command_wire.decode_result(topic, raw), results, WireError),
+        Decoder("wire signature", lambda raw: command_wire.is_signed(topic, raw, KEY), results, ()),
+        Decoder("wire refusal", lambda raw: command_wire.decode_refusal(topic, raw), results, WireError),
         Decoder("wire update", lambda raw: wire.decode_update(topic, raw), [update], WireError),
         Decoder("update status", offer.decode_status, [update], offer.OfferError),
         Decoder(

@@ -13,6 +13,7 @@ from node.tasks import forget, within
 _WAITING_MOST = const(4)
 _SEEN_MOST = const(8)
 _WITHIN_MS = const(30000)
+_MAC_DIGITS = const(32)
 
 
 class Orders:
@@ -67,7 +68,8 @@ class Orders:
                 refusal = "%s" % error if isinstance(error, ValueError) else "%s: %s" % (type(error).__name__, error)
             finally:
                 self._doing = None
-        await answer(command_id, result(None, refusal[:180], more) if refusal else result(value))
+        told = result(None, refusal[:180], more) if refusal else result(value)
+        await answer(command_id, *signed(told, self._key, self._device, command_id))
         if self._after:
             self._restart(self._after)
 
@@ -128,7 +130,18 @@ def command(payload, device="", key=None, command_id=""):
 
 
 def result(value=None, failure=None, more=None):
-    """The answer to a command; `more` is what a refusal tells beside its reason."""
-    body = {"ok": True, "result": value} if failure is None else {"ok": False, "error": failure}
+    """The answer to a command, in parts and without its end; `more` is what a refusal tells beside its reason."""
+    if failure is None:
+        return [b'{"ok": true, "result": ', json.dumps(value).encode()]
+    body = {"ok": False, "error": failure}
     body.update(more or {})
-    return json.dumps(body).encode()
+    return [json.dumps(body)[:-1].encode()]
+
+
+def signed(parts, key, device, command_id):
+    """A result with its end: where there is a key, the mac over the object without it is the last member."""
+    if key is None:
+        return parts + [b"}"]
+    before = ("result\n%s\n%s\n" % (device, command_id)).encode()
+    digits = wire.hmac_sha256(key, before, *(parts + [b"}"]))[:_MAC_DIGITS]
+    return parts + [(', "mac": "%s"}' % digits).encode()]

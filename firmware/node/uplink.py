@@ -105,9 +105,9 @@ class Uplink:
         about = wire.capabilities(self._config, self._hello["firmware_version"], self.station.described())
         await self._client.publish(self._topic + "capabilities", *about, retain=True)
 
-    async def answer(self, command_id, payload):
-        """Publish a command's result."""
-        await self._client.publish("%scommands/%s/result" % (self._topic, command_id), payload)
+    async def answer(self, command_id, *payload):
+        """Publish a command's result, in parts."""
+        await self._client.publish("%scommands/%s/result" % (self._topic, command_id), *payload)
 
     async def _serve(self):
         while True:

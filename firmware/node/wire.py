@@ -87,13 +87,14 @@ def mac(key, *lines):
     return hmac_sha256(key, "\n".join([str(line) for line in lines]).encode())[:_MAC_DIGITS]
 
 
-def hmac_sha256(key, text):
-    """Hex digits; stock MicroPython has no hmac module (RFC 2104)."""
+def hmac_sha256(key, *texts):
+    """Hex digits, over some bytes one after the other; stock MicroPython has no hmac module (RFC 2104)."""
     if len(key) > 64:
         key = hashlib.sha256(key).digest()
     key = key + bytes(64 - len(key))
     inner = hashlib.sha256(bytes(b ^ 0x36 for b in key))
-    inner.update(text)
+    for text in texts:
+        inner.update(text)
     outer = hashlib.sha256(bytes(b ^ 0x5C for b in key))
     outer.update(inner.digest())
     return binascii.hexlify(outer.digest()).decode()

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from gateway.access.logins import MOST_TOPICS, Issued
 from gateway.access.principal import Scope
-from gateway.command import Command, Destructive, Write
+from gateway.command import Command, Destructive, Would, Write
 from gateway.store.types import TokenRow
 
 NodeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -74,6 +74,12 @@ class NodeAdd(OfNode):
     def detail(self) -> str:
         words = [f"write {topic}" for topic in self.write] + [f"read {topic}" for topic in self.read]
         return ", ".join(words)[:500]
+
+
+class NodeAddPreview(Would):
+    """`ends` says whether the node has a login or a key already, which would end."""
+
+    ends: bool
 
 
 class NodeRotate(OfNode):

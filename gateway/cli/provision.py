@@ -33,8 +33,6 @@ from gateway.nodes.provision.steps import How, Outcome, Parts, Provisioning
 from gateway.registry.described import clean
 
 VARIABLE = "AMBIENT_GATEWAY_WIFI_PASSWORD"
-ENDS = "those that it has end"
-"""What adding a node would do to one that is known already."""
 READING_WITHIN_S = 90.0
 """Wi-Fi, broker, a sensor's first value and a commit, beside the interval itself."""
 
@@ -136,8 +134,8 @@ async def _parts(options: argparse.Namespace, wanted: Wanted, folder: Path) -> P
 
     async def login() -> Login:
         async with data.session(folder) as send:
-            would = (await send(NodeAdd(device=wanted.device, dry_run=True)))["would"]
-            if ENDS in would and not options.rotate:
+            found = await send(NodeAdd(device=wanted.device, dry_run=True))
+            if found["ends"] and not options.rotate:
                 raise ProvisionError(
                     f"{wanted.device} has a key already that this board does not know: --rotate makes another, "
                     "and ends the one before"

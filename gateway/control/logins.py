@@ -11,6 +11,7 @@ from gateway.access.authority import Authority
 from gateway.access.commands import (
     AuthorityView,
     NodeAdd,
+    NodeAddPreview,
     NodeIssued,
     NodeLogins,
     NodeLoginView,
@@ -61,7 +62,8 @@ class LoginCommands:
         async def do() -> BaseModel:
             return NodeIssued.of(await self._logins.add(command.device, command.write, command.read))
 
-        return Plan(f"this makes {what} for {command.device}{'; those that it has end' if ends else ''}", do)
+        would = f"this makes {what} for {command.device}{'; those that it has end' if ends else ''}"
+        return Plan(would, do, NodeAddPreview(would=would, ends=ends))
 
     async def _rotate(self, command: NodeRotate, _principal: Principal) -> Plan:
         self._logins.expect_rotation(command.device, key=command.key)

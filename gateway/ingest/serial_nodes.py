@@ -113,7 +113,7 @@ class SerialNodes:
         self._acks, self._dating = Acks(hooks.node_key), Dating(on_known=hooks.on_boot_known)
         self._devices: OrderedDict[str, None] = OrderedDict()
         self._outbox: OrderedDict[str, bytes] = OrderedDict()  # by topic: only the newest acknowledgement matters
-        self._results: dict[str, asyncio.Future[bytes]] = {}
+        self._results: dict[str, tuple[asyncio.Future[bytes], Callable[[bytes], bool]]] = {}
         self._wake = asyncio.Event()
         self._reported: dict[str, float] = {}
         self._stop = threading.Event()  # ends an offer that waits for room
@@ -142,17 +142,18 @@ class SerialNodes:
         """Whether this device is behind this port now."""
         return device in self._devices and self.connected.is_set()
 
-    async def exchange(self, topic: str, payload: bytes) -> bytes:
-        """Send a command and return its result's payload, however long that takes; LookupError for a device that is not
-        behind this port. One that is called off before the port took it is not sent."""
+    async def exchange(self, topic: str, payload: bytes, accepts: Callable[[bytes], bool]) -> bytes:
+        """Send a command and return the first accepted result's payload, however long that takes; LookupError for a
+        device that is not behind this port. One that is called off before the port took it is not sent."""
         if not self.reaches(wire.route(topic).device):
             raise LookupError(f"{topic}: its device is not connected to {self._name}")
         if topic in self._results or len(self._results) >= COMMANDS_LIMIT:
             raise ValueError(f"{topic} is still running, or {COMMANDS_LIMIT} others are")
-        self._results[topic] = asyncio.get_running_loop().create_future()
+        result: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._results[topic] = (result, accepts)
         self._post(topic, payload)
         try:
-            return await self._results[topic]
+            return await result
         finally:
             del self._results[topic]
             self._outbox.pop(topic, None)
@@ -222,8 +223,8 @@ class SerialNodes:
             case Kind.ERROR:
                 await self._tell(partial(self._hooks.on_error, device, wire.decode_error(topic, payload)))
             case Kind.RESULT:
-                result = self._results.get(topic.removesuffix("/result"))
-                if result is not None and not result.done():
+                result, accepts = self._results.get(topic.removesuffix("/result"), (None, None))
+                if result is not None and accepts is not None and not result.done() and accepts(payload):
                     result.set_result(payload)
             case _:
                 raise WireError(topic, "a node does not say this")

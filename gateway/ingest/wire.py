@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from drivers.model import Quality, Reason
 from gateway.clock import AHEAD_S
 from gateway.ingest.units import MetricError, conversion, metric
-from gateway.mac import enveloped, is_mac, mac
+from gateway.mac import is_mac, mac
 from gateway.reading import Delivery, Message, Reading
 
 PAYLOAD_LIMIT = 64 * 1024
@@ -133,9 +133,9 @@ def decode_data(topic: str, payload: bytes, received: datetime, trusted: bool = 
     kind, device, sensor = route(topic)
     if kind is not Kind.DATA:
         raise WireError(topic, "not a data topic")
-    body = _object(topic, payload)
+    body = object_of(topic, payload)
     delivery = _delivery(topic, body)
-    uptime_ms = _whole(topic, body, "uptime_ms")
+    uptime_ms = whole_number(topic, body, "uptime_ms")
     problems: list[str] = []
     time, timed = _time(body, received, trusted, problems)
     quality, reason = _doubt(body, delivery, uptime_ms, timed, trusted)
@@ -164,8 +164,8 @@ def decode_data(topic: str, payload: bytes, received: datetime, trusted: bool = 
 
 def decode_capabilities(topic: str, payload: bytes) -> dict[str, Any]:
     """What a device says of itself, cleaned: short printable strings, `sensors` a list of ids, `metadata` by sensor."""
-    body = _object(topic, payload)
-    told = {key: value for key, value in _cleaned(body).items() if isinstance(value, str | int | float | bool)}
+    body = object_of(topic, payload)
+    told = {key: value for key, value in clean_value(body).items() if isinstance(value, str | int | float | bool)}
     sensors = body.get("sensors", [])
     if not isinstance(sensors, list) or len(sensors) > METRIC_LIMIT:
         raise WireError(topic, f"sensors is a list of at most {METRIC_LIMIT} names", sensors)
@@ -176,14 +176,14 @@ def decode_capabilities(topic: str, payload: bytes) -> dict[str, Any]:
     metadata = body.get("metadata", {})
     if not isinstance(metadata, dict):
         raise WireError(topic, "metadata is an object by sensor", metadata)
-    return {**told, "sensors": names, "metadata": _cleaned(metadata)}
+    return {**told, "sensors": names, "metadata": clean_value(metadata)}
 
 
 def decode_status(topic: str, payload: bytes) -> Status:
     """{"status": "online"|"offline", …}, or the bare word."""
     if payload in (b"online", b"offline"):
         return Status(payload == b"online")
-    body = _object(topic, payload)
+    body = object_of(topic, payload)
     said = body.get("status")
     if said not in ("online", "offline"):
         raise WireError(topic, "status is online or offline", said)
@@ -191,18 +191,18 @@ def decode_status(topic: str, payload: bytes) -> Status:
     if boot != "" and (not isinstance(boot, str) or ID.fullmatch(boot) is None):
         raise WireError(topic, "boot is 1 to 64 of A-Z a-z 0-9 . _ -", boot)
     update = body.get("update")
-    told = _cleaned(update) if isinstance(update, dict) else None
-    return Status(said == "online", boot, _whole(topic, body, "uptime_ms"), told)
+    told = clean_value(update) if isinstance(update, dict) else None
+    return Status(said == "online", boot, whole_number(topic, body, "uptime_ms"), told)
 
 
 def decode_update(topic: str, payload: bytes) -> dict[str, Any]:
     """What a device says of its update, cleaned; whether it makes sense is for who offered it."""
-    return _cleaned(_object(topic, payload))  # type: ignore[no-any-return]
+    return clean_value(object_of(topic, payload))  # type: ignore[no-any-return]
 
 
 def decode_error(topic: str, payload: bytes) -> DeviceError:
     """{"code", "message", …}: text of a stranger, cleaned, never to be followed."""
-    body = _object(topic, payload)
+    body = object_of(topic, payload)
     return DeviceError(clean(str(body.get("code", "")), 64), clean(str(body.get("message", ""))))
 
 
@@ -217,71 +217,13 @@ def encode_ack(device: str, boot: str, seq: int, key: bytes | None) -> bytes:
 def verify_ack(topic: str, payload: bytes, key: bytes | None) -> Ack:
     """What an acknowledgement covers; WireError where a device with a key gets one that the key did not sign."""
     device = route(topic).device
-    body = _object(topic, payload)
+    body = object_of(topic, payload)
     delivery = _delivery(topic, {**body, "oldest": 1})
     if delivery is None:
         raise WireError(topic, "an acknowledgement names boot and seq")
     if key is not None and not is_mac(body.get("mac"), key, device, delivery.boot, delivery.seq):
         raise WireError(topic, "the mac is not that of this device's key", body.get("mac"))
     return Ack(delivery.boot, delivery.seq)
-
-
-def encode_command(topic: str, name: str, args: Mapping[str, Any], seal: tuple[bytes, str, int] | None = None) -> bytes:
-    """A command to a node. With a seal (key, boot, n) it is signed for the device and id of its topic, good for this
-    boot only, and once. Who told no boot ("") may know nothing of seals and finds name and args beside."""
-    body: dict[str, Any] = {"name": name, "args": dict(args)}
-    if seal is None:
-        return json.dumps(body, separators=(",", ":")).encode()
-    key, boot, n = seal
-    where, text = route(topic), json.dumps({**body, "boot": boot, "n": n}, separators=(",", ":"))
-    sealed = enveloped(key, text, "command", where.device, where.name)
-    return sealed if boot else json.dumps({**body, **json.loads(sealed)}, separators=(",", ":")).encode()
-
-
-def unsealed(topic: str, payload: bytes, key: bytes, *before: str) -> dict[str, Any]:
-    """The object in an envelope {"body", "mac"}; WireError where the key did not sign it after these lines."""
-    outer = _object(topic, payload)
-    text = outer.get("body")
-    if not isinstance(text, str) or not is_mac(outer.get("mac"), key, *before, text):
-        raise WireError(topic, "the mac is not that of this device's key", outer.get("mac"))
-    return _object(topic, text.encode(errors="replace"))
-
-
-def decode_command(topic: str, payload: bytes, key: bytes | None = None) -> tuple[str, dict[str, Any]]:
-    """(name, args) of a command; WireError where a device with a key gets one that the key did not sign."""
-    where = route(topic)
-    body = unsealed(topic, payload, key, "command", where.device, where.name) if key else _object(topic, payload)
-    if key and (not isinstance(body.get("boot"), str) or _whole(topic, body, "n") is None):
-        raise WireError(topic, "a signed command names boot and n")
-    name, args = body.get("name"), body.get("args", {})
-    if not isinstance(name, str) or ID.fullmatch(name) is None:
-        raise WireError(topic, "a command's name is 1 to 64 of A-Z a-z 0-9 . _ -", name)
-    if not isinstance(args, dict):
-        raise WireError(topic, "args is an object", args)
-    return name, _cleaned(args)
-
-
-def encode_result(result: Any = None, error: str | None = None) -> bytes:
-    """A node's answer to a command: {"ok": true, "result"} or {"ok": false, "error"}."""
-    body = {"ok": True, "result": result} if error is None else {"ok": False, "error": error}
-    return json.dumps(body, separators=(",", ":")).encode()
-
-
-def decode_result(topic: str, payload: bytes) -> tuple[bool, Any]:
-    """(ok, result or error text) of a command, cleaned."""
-    body = _object(topic, payload)
-    if not isinstance(body.get("ok"), bool):
-        raise WireError(topic, "ok is true or false", body.get("ok"))
-    key = "result" if body["ok"] else "error"
-    return body["ok"], _cleaned({key: body.get(key)})[key]
-
-
-def decode_refusal(topic: str, payload: bytes) -> tuple[str, int] | None:
-    """(boot, n) of a node that refused a command because it is in this boot, or has heard this number; else None."""
-    body = _object(topic, payload)
-    boot, n = body.get("boot"), body.get("n")
-    known = isinstance(boot, str) and ID.fullmatch(boot) is not None and type(n) is int and 0 <= n < SEQ_LIMIT
-    return (boot, n) if body.get("ok") is False and known else None  # type: ignore[return-value]
 
 
 def clean(text: str, limit: int = TEXT_LIMIT) -> str:
@@ -298,7 +240,7 @@ def _id(topic: str, text: str) -> str:
     return text
 
 
-def _object(topic: str, payload: bytes) -> dict[str, Any]:
+def object_of(topic: str, payload: bytes) -> dict[str, Any]:
     if len(payload) > PAYLOAD_LIMIT:
         raise WireError(topic, f"a payload has at most {PAYLOAD_LIMIT} bytes", len(payload))
     try:
@@ -315,7 +257,7 @@ def _object(topic: str, payload: bytes) -> dict[str, Any]:
     return body
 
 
-def _whole(topic: str, body: dict[str, Any], key: str, lowest: int = 0) -> int | None:
+def whole_number(topic: str, body: dict[str, Any], key: str, lowest: int = 0) -> int | None:
     value = body.get(key)
     if value is None:
         return None
@@ -326,14 +268,14 @@ def _whole(topic: str, body: dict[str, Any], key: str, lowest: int = 0) -> int |
 
 def _delivery(topic: str, body: dict[str, Any]) -> Delivery | None:
     boot = body.get("boot")
-    seq = _whole(topic, body, "seq", 1)
+    seq = whole_number(topic, body, "seq", 1)
     if boot is None and seq is None:
         return None
     if type(boot) is not str or ID.fullmatch(boot) is None:
         raise WireError(topic, "boot is 1 to 64 of A-Z a-z 0-9 . _ -", boot)
     if seq is None:
         raise WireError(topic, "a message with boot has a seq")
-    oldest = _whole(topic, body, "oldest", 1)
+    oldest = whole_number(topic, body, "oldest", 1)
     if oldest is None:
         return Delivery(boot, seq, 1)  # nothing is known to be given up
     if oldest > seq:
@@ -404,15 +346,15 @@ def _value(raw: Any, quantity: Any) -> float | None:
     return value if value - value == 0.0 else None  # infinity and NaN differ from themselves
 
 
-def _cleaned(value: Any, depth: int = 4) -> Any:
+def clean_value(value: Any, depth: int = 4) -> Any:
     """A stranger's JSON with clean strings, at most 64 entries a level and four levels."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, dict):
         some = list(value.items())[:METRIC_LIMIT]
-        return {clean(str(k), 64): _cleaned(v, depth - 1) for k, v in some} if depth else {}
+        return {clean(str(k), 64): clean_value(v, depth - 1) for k, v in some} if depth else {}
     if isinstance(value, list):
-        return [_cleaned(v, depth - 1) for v in value[:METRIC_LIMIT]] if depth else []
+        return [clean_value(v, depth - 1) for v in value[:METRIC_LIMIT]] if depth else []
     if isinstance(value, float) and value - value != 0.0:
         return None
     return value

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections.abc import Callable
 
 from aiomqtt import Client, MqttError
 
@@ -24,16 +25,17 @@ class Commander:
         self._username, self._password = username, password
         self._room = asyncio.Semaphore(AT_ONCE)
 
-    async def exchange(self, topic: str, payload: bytes) -> bytes:
-        """Publish a command and return its result's payload, however long that takes; Unreachable where the broker is
-        away."""
+    async def exchange(self, topic: str, payload: bytes, accepts: Callable[[bytes], bool]) -> bytes:
+        """Publish a command and return the first accepted result's payload, however long that takes; Unreachable where
+        the broker is away."""
         async with self._room:
             try:
                 async with self._connected() as client:
                     await client.subscribe(f"{topic}/result", qos=1)
                     await client.publish(topic, payload, qos=1)
                     async for message in client.messages:
-                        return bytes(message.payload)
+                        if accepts(bytes(message.payload)):
+                            return bytes(message.payload)
             except MqttError as error:
                 raise Unreachable(f"the broker at {self._host}:{self._port} was not reached: {error}") from error
         raise AssertionError("messages end with an error only")

@@ -9,7 +9,7 @@ import pytest
 from aiomqtt import Client
 
 from gateway import control
-from gateway.ingest import wire
+from gateway.ingest import command_wire
 from gateway.jail.commands import ToolList
 from gateway.registry.commands import DeviceList, ZoneList
 from gateway.store import queries
@@ -122,9 +122,9 @@ async def test_the_whole_way_of_an_assistant(tmp_path: Path) -> None:
 
             async def answers() -> None:
                 message = await anext(aiter(node.messages))
-                name, args = wire.decode_command(str(message.topic), bytes(message.payload))
+                name, args = command_wire.decode_command(str(message.topic), bytes(message.payload))
                 assert (name, args) == ("blink", {"times": 2})
-                await node.publish(f"{message.topic}/result", wire.encode_result("blinked"), qos=1)
+                await node.publish(f"{message.topic}/result", command_wire.encode_result("blinked"), qos=1)
 
             async with running.client(token=out.strip()) as client, asyncio.timeout(WITHIN_S):
                 while not await listed(running, "device"):

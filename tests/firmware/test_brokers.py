@@ -10,7 +10,7 @@ from pathlib import Path
 from aiomqtt import Client
 
 from bench.boards import Board, Wire, orders
-from gateway.ingest import wire
+from gateway.ingest import command_wire, wire
 from tests.brokers import a_mosquitto, ended, free_port, needs_mosquitto
 from tests.firmware.house import HOST, WITHIN_S, Said, ear, key_of, powered, send, settings
 from tests.running import gateway
@@ -180,7 +180,7 @@ async def test_packets_in_single_bytes_and_giants_among_them(tmp_path: Path) -> 
             kept = published("devices/n1/commands/c0", b'{"name":"restart"}', 10)
             await script.say(b"\x33" + kept[1:])  # retained by the broker: who knows from when
             topic = "devices/n1/commands/c1"
-            command = wire.encode_command(topic, "get_diagnostics", {}, (KEY, boot, 1))
+            command = command_wire.encode_command(topic, "get_diagnostics", {}, (KEY, boot, 1))
             await script.say(published(topic, command, 9))
             await script.until(lambda: any(b"commands/c1/result" in body for _, body in script.packets))
             (answer,) = [body for _, body in script.packets if b"commands/c1/result" in body]

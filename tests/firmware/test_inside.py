@@ -13,7 +13,7 @@ from zeroconf import DNSAddress, DNSOutgoing, DNSPointer, DNSService
 from bench.boards import FIRMWARE, HERE, INTERPRETER
 from drivers.model import Quality
 from drivers.sensors import _bthome
-from gateway.ingest import wire
+from gateway.ingest import command_wire, wire
 
 VECTORS = HERE.parent / "vectors"
 ADDRESS, KEY = "54:48:E6:8F:80:A5", bytes.fromhex("231d39c1d7cc1ab1aee224cd096db932")
@@ -106,20 +106,28 @@ def test_the_gateway_knows_the_same_vectors() -> None:
         key = bytes.fromhex(each["key"]) if "key" in each else None
         if each["means"] is None:
             with pytest.raises(wire.WireError):
-                wire.decode_command(topic, each["payload"].encode(), key)
+                command_wire.decode_command(topic, each["payload"].encode(), key)
             continue
-        assert list(wire.decode_command(topic, each["payload"].encode(), key)) == each["means"]
+        assert list(command_wire.decode_command(topic, each["payload"].encode(), key)) == each["means"]
         if key is not None:
             (name, args), (boot, n) = each["means"], each["for"]
-            written = wire.encode_command(topic, name, args, (key, boot, n))
-            assert list(wire.decode_command(topic, written, key)) == each["means"]
+            written = command_wire.encode_command(topic, name, args, (key, boot, n))
+            assert list(command_wire.decode_command(topic, written, key)) == each["means"]
+    for each in vectors["results"]:
+        topic, said = f"devices/{each['device']}/commands/{each['id']}/result", each["payload"].encode()
+        assert command_wire.is_signed(topic, said, bytes.fromhex(each["key"])) is each["signed"], each
+        assert list(command_wire.decode_result(topic, said)) == each["means"]
+        if each["signed"]:
+            text = json.dumps({name: value for name, value in json.loads(said).items() if name != "mac"}).encode()
+            ours = command_wire.sign_result(topic, text, bytes.fromhex(each["key"]))
+            assert json.loads(ours) == json.loads(said)
     for each in vectors["offers"]:
         told = each["payload"].encode(), bytes.fromhex(each["key"]), "update", each["device"]
         if each["means"] is None:
             with pytest.raises(wire.WireError):
-                wire.unsealed("devices/bedroom-1/update", *told)
+                command_wire.unsealed("devices/bedroom-1/update", *told)
         else:
-            assert wire.unsealed("devices/bedroom-1/update", *told) == each["means"]
+            assert command_wire.unsealed("devices/bedroom-1/update", *told) == each["means"]
 
 
 def test_the_gateway_hears_what_the_node_advertises(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from drivers.host.open import open_bus
 from drivers.model import Quality, Reason
-from gateway.ingest import wire
+from gateway.ingest import command_wire, wire
 from gateway.ingest.acks import Acks
 from gateway.ingest.mqtt import Hooks
 from gateway.ingest.pipeline import Pipeline
@@ -320,25 +320,30 @@ async def test_a_metric_that_is_refused_is_reported_and_the_others_kept(plugged:
 # ---- commands
 
 
+def is_json(payload: bytes) -> bool:
+    return payload.startswith(b"{") and b"forged" not in payload
+
+
 async def test_a_command_comes_back_with_its_result(plugged: Cable) -> None:
     house, node = House(), Node(plugged)
     async with serving(plugged.path, MemoryStore(), house) as nodes:
         node.say("status", {"status": "online"})
         await house.until("status", "n1", True)
         topic, payload = "devices/n1/commands/c1", b'{"name":"interval","args":{"interval_s":5}}'
-        sent = asyncio.create_task(nodes.exchange(topic, payload), name="command")
+        sent = asyncio.create_task(nodes.exchange(topic, payload, is_json), name="command")
         await node.hear(bool)
         assert node.heard == [("devices/n1/commands/c1", {"name": "interval", "args": {"interval_s": 5}})]
         with pytest.raises(ValueError, match="still running"):
-            await nodes.exchange(topic, payload)
+            await nodes.exchange(topic, payload, is_json)
         node.say("commands/other/result", {"ok": True, "result": 1})
+        node.say("commands/c1/result", {"ok": True, "result": "forged"})
         node.say("commands/c1/result", {"ok": False, "error": "too fast"})
-        assert wire.decode_result(f"{topic}/result", await sent) == (False, "too fast")
+        assert command_wire.decode_result(f"{topic}/result", await sent) == (False, "too fast")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                await nodes.exchange("devices/n1/commands/c2", payload)
+                await nodes.exchange("devices/n1/commands/c2", payload, is_json)
         with pytest.raises(LookupError, match="n2/commands/c3: its device is not connected to desk"):
-            await nodes.exchange("devices/n2/commands/c3", payload)
+            await nodes.exchange("devices/n2/commands/c3", payload, is_json)
 
 
 # ---- lines

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.model import Quality, Quantity, Reason
-from gateway.ingest import wire
+from gateway.ingest import command_wire, wire
 from gateway.ingest.units import MetricError, conversion, metric
 from gateway.ingest.wire import Decoded, WireError
 from gateway.reading import Delivery, Reading
@@ -263,8 +263,8 @@ def everything(topic: str, payload: bytes) -> None:
         lambda: wire.decode_status(topic, payload),
         lambda: wire.decode_error(topic, payload),
         lambda: wire.verify_ack("devices/a/ack", payload, b"key"),
-        lambda: wire.decode_command(topic, payload),
-        lambda: wire.decode_result(topic, payload),
+        lambda: command_wire.decode_command(topic, payload),
+        lambda: command_wire.decode_result(topic, payload),
     ):
         try:
             decoded = decoder()
@@ -336,11 +336,14 @@ def test_acknowledgements_are_signed_with_the_devices_key() -> None:
 
 
 def test_commands_and_results_come_back_as_they_were_sent() -> None:
-    command = wire.encode_command("devices/a/commands/c1", "set_interval", {"interval_s": 30})
-    assert wire.decode_command("devices/a/commands/c1", command) == ("set_interval", {"interval_s": 30})
+    command = command_wire.encode_command("devices/a/commands/c1", "set_interval", {"interval_s": 30})
+    assert command_wire.decode_command("devices/a/commands/c1", command) == ("set_interval", {"interval_s": 30})
     topic = "devices/a/commands/c1/result"
-    assert wire.decode_result(topic, wire.encode_result({"n": 1})) == (True, {"n": 1})
-    assert wire.decode_result(topic, wire.encode_result(error="no such command")) == (False, "no such command")
+    assert command_wire.decode_result(topic, command_wire.encode_result({"n": 1})) == (True, {"n": 1})
+    assert command_wire.decode_result(topic, command_wire.encode_result(error="no such command")) == (
+        False,
+        "no such command",
+    )
     assert wire.route(topic) == wire.Route(wire.Kind.RESULT, "a", "c1")
 
 

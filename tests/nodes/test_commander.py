@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import pytest
 from aiomqtt import Client
 
 from gateway.broker.supervise import ChildBroker
-from gateway.ingest import wire
+from gateway.ingest import command_wire
+from gateway.ingest.wire import WireError
 from gateway.nodes.boots import Boots
 from gateway.nodes.commander import Commander, Unreachable
-from gateway.nodes.orders import Busy, Codec, NoAnswer, Orders
+from gateway.nodes.orders import Busy, NoAnswer, Orders
 from tests.brokers import WITHIN_S, a_mosquitto, ended, free_port, needs_mosquitto, soon
 
 pytestmark = needs_mosquitto
@@ -25,8 +26,9 @@ KEY = bytes(range(32))
 
 def orders(port: int, key: bytes | None = None, boots: Boots | None = None, now_ms: int = 1_795_000_000_000) -> Orders:
     commander = Commander("127.0.0.1", port)
-    codec = Codec(wire.encode_command, wire.decode_result, wire.decode_refusal)
-    return Orders(codec, lambda _device: commander.exchange, lambda _device: key, boots or Boots(), lambda: now_ms)
+    return Orders(
+        command_wire, lambda _device: commander.exchange, lambda _device: key, boots or Boots(), lambda: now_ms
+    )
 
 
 @asynccontextmanager
@@ -41,7 +43,7 @@ async def a_node(broker: ChildBroker, device: str, **answers: bytes) -> AsyncIte
             listening.set()
             async for message in client.messages:
                 topic = str(message.topic)
-                name, args = wire.decode_command(topic, bytes(message.payload))
+                name, args = command_wire.decode_command(topic, bytes(message.payload))
                 heard.append((name, args))
                 if name in answers:
                     await client.publish(f"{topic}/result", answers[name], qos=1)
@@ -58,14 +60,14 @@ async def test_what_a_node_answers_and_what_it_does_not(tmp_path: Path) -> None:
     async with a_mosquitto(tmp_path) as broker:
         say = orders(broker.port)
         answers = {
-            "info": wire.encode_result({"free": 1024}),
-            "reset": wire.encode_result(error="not now"),
+            "info": command_wire.encode_result({"free": 1024}),
+            "reset": command_wire.encode_result(error="not now"),
             "odd": b"{}",
         }
         async with a_node(broker, "node-1", **answers) as heard:
             assert await say.send("node-1", "info", {"all": True}, WITHIN_S) == (True, {"free": 1024})
             assert await say.send("node-1", "reset", {}, WITHIN_S) == (False, "not now")
-            with pytest.raises(wire.WireError, match="ok is true or false"):
+            with pytest.raises(WireError, match="ok is true or false"):
                 await say.send("node-1", "odd", {}, WITHIN_S)
             with pytest.raises(NoAnswer, match=r"node-1 did not answer 'sleep' within 0\.2 s"):
                 await say.send("node-1", "sleep", {}, 0.2)
@@ -106,23 +108,25 @@ class Keyed:
         self.obeyed: list[str] = []
 
     def answer(self, topic: str, payload: bytes) -> bytes:
-        name, _ = wire.decode_command(topic, payload, KEY)
+        name, _ = command_wire.decode_command(topic, payload, KEY)
         device, command_id = topic.split("/")[1::2]
-        body = wire.unsealed(topic, payload, KEY, "command", device, command_id)
+        body = command_wire.unsealed(topic, payload, KEY, "command", device, command_id)
         self.told.append((body["boot"], body["n"]))
         if self.stubborn or body["boot"] != self.boot or body["n"] <= self.n:
-            return json.dumps({"ok": False, "error": "no", "boot": self.boot, "n": self.n}).encode()
+            refusal = json.dumps({"ok": False, "error": "no", "boot": self.boot, "n": self.n}).encode()
+            return command_wire.sign_result(f"{topic}/result", refusal, KEY)
         self.n = body["n"]
         self.obeyed.append(name)
-        return wire.encode_result("done")
+        return command_wire.sign_result(f"{topic}/result", command_wire.encode_result("done"), KEY)
 
 
 def to_a_node(node: Keyed, boots: Boots, now_ms: int = 1_795_000_000_000) -> Orders:
-    async def exchange(topic: str, payload: bytes) -> bytes:
-        return node.answer(topic, payload)
+    async def exchange(topic: str, payload: bytes, accepts: Callable[[bytes], bool]) -> bytes:
+        answer = node.answer(topic, payload)
+        assert accepts(answer)
+        return answer
 
-    codec = Codec(wire.encode_command, wire.decode_result, wire.decode_refusal)
-    return Orders(codec, lambda _device: exchange, lambda _device: KEY, boots, lambda: now_ms)
+    return Orders(command_wire, lambda _device: exchange, lambda _device: KEY, boots, lambda: now_ms)
 
 
 async def test_a_command_is_signed_for_the_boot_that_the_node_told() -> None:
@@ -146,17 +150,58 @@ async def test_another_makers_device_that_was_claimed_is_understood() -> None:
     """It has a key here and knows nothing of it; a node of ours has told its boot by then."""
     heard: list[Any] = []
 
-    async def exchange(topic: str, payload: bytes) -> bytes:
+    async def exchange(topic: str, payload: bytes, accepts: Callable[[bytes], bool]) -> bytes:
         body = json.loads(payload)
         heard.append((body["name"], body["args"]))
-        return wire.encode_result("blinked")
+        answer = command_wire.encode_result("blinked")
+        assert accepts(answer)
+        return answer
 
-    codec = Codec(wire.encode_command, wire.decode_result, wire.decode_refusal)
-    say = Orders(codec, lambda _device: exchange, lambda _device: KEY, Boots(), lambda: 5)
+    say = Orders(command_wire, lambda _device: exchange, lambda _device: KEY, Boots(), lambda: 5)
     assert await say.send("lamp", "blink", {"times": 2}, 1) == (True, "blinked")
     assert heard == [("blink", {"times": 2})]
-    sealed = wire.encode_command("devices/n1/commands/1", "restart", {}, (KEY, "7-abcd", 5))
+    sealed = command_wire.encode_command("devices/n1/commands/1", "restart", {}, (KEY, "7-abcd", 5))
     assert sorted(json.loads(sealed)) == ["body", "mac"]
+
+
+async def test_an_answer_that_the_node_did_not_sign_is_none(tmp_path: Path) -> None:
+    """Whoever else may write there, such as a broker in the middle, says what it likes, before the node itself."""
+    node, boots = Keyed("7-abcd"), Boots()
+    boots.told("n1", "7-abcd")
+
+    async with a_mosquitto(tmp_path) as broker, Client("127.0.0.1", broker.port) as between:
+        await between.subscribe("devices/n1/commands/+", qos=1)
+
+        async def meddle() -> None:
+            async for message in between.messages:
+                topic, payload = str(message.topic), bytes(message.payload)
+                true = node.answer(topic, payload)
+                other = command_wire.sign_result(topic, b'{"ok":true,"result":"no"}', bytes(32))
+                refusal = b'{"ok":false,"error":"it is for another boot","boot":"8-abcd","n":1}'
+                for answer in (command_wire.encode_result("never"), other, refusal, b"{", true):
+                    if answer is not true or "mute" not in node.obeyed:
+                        await between.publish(f"{topic}/result", answer, qos=1)
+
+        task = asyncio.create_task(meddle(), name="meddler")
+        say = orders(broker.port, KEY, boots)
+        assert await say.send("n1", "restart", {}, WITHIN_S) == (True, "done")
+        assert (node.obeyed, say.forged) == (["restart"], 4)
+        with pytest.raises(NoAnswer, match="what came was not signed with its key: rotate its key, or"):
+            await say.send("n1", "mute", {}, 0.5)
+        await ended(task)
+
+
+async def test_a_node_that_told_no_boot_may_refuse_only_with_its_key() -> None:
+    boots, told = Boots(), list[bool]()
+
+    async def exchange(topic: str, payload: bytes, accepts: Callable[[bytes], bool]) -> bytes:
+        refusal = b'{"ok":false,"error":"no","boot":"7-abcd","n":1}'
+        told.append(accepts(refusal))
+        return command_wire.encode_result("blinked")
+
+    say = Orders(command_wire, lambda _device: exchange, lambda _device: KEY, boots, lambda: 5)
+    assert await say.send("n1", "blink", {}, 1) == (True, "blinked")
+    assert (told, boots.get("n1")) == ([False], "")
 
 
 async def test_a_node_that_heard_a_higher_number_is_told_a_higher_one() -> None:

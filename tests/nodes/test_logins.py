@@ -249,6 +249,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "not shown again" in err
     code, out, err = command("add", "n2", "--dry-run")
     assert (code, out, "those that it has end (nothing was done)" in err) == (0, "", True)
+    for device, ends in (("n2", True), ("n3", False)):
+        assert json.loads(command("add", device, "--dry-run", "--json")[1])["ends"] is ends
     code, out, err = command("rotate", "n1")
     assert (code, len(out.strip())) == (0, 43)
     code, out, err = command("revoke", "n1")

@@ -38,6 +38,18 @@ def test_offers_of_the_vectors():
             assert wire.signed(*told) == each["means"], each
 
 
+def test_results_of_the_vectors():
+    for each in load("wire")["results"]:
+        if each["signed"]:
+            text = each["payload"].split(', "mac": "')[0]
+            for parts in ([text.encode()], [text[:9].encode(), text[9:].encode()]):
+                told = orders.signed(parts, binascii.unhexlify(each["key"]), each["device"], each["id"])
+                assert b"".join(told).decode() == each["payload"], each
+        elif each["signed"] is None:
+            parts = orders.result(each["means"][1])
+            assert json.loads(b"".join(orders.signed(parts, None, "", ""))) == json.loads(each["payload"])
+
+
 def test_data_of_the_vectors_is_written_for_the_gateway():
     """Left beside the test for the gateway's decoder to read."""
     with open("../told.json", "w") as file:
