@@ -31,9 +31,9 @@ def bundled(content: bytes, version: str = NEW) -> Bundle:
     return bundle(version, {"micropython.bin": content}, kind=Kind.IMAGE)
 
 
-def two_slots(tmp_path: Path, here: House, **more: object) -> Board:
+def two_slots(tmp_path: Path, here: House, device: str = "n1", **more: object) -> Board:
     """A board that runs ota_0."""
-    one = board(tmp_path, here, "n1", program(tmp_path / "mpy", OLD), **more)
+    one = board(tmp_path, here, device, program(tmp_path / "mpy", OLD), **more)
     for name in ("ota_0", "ota_1"):
         (one.folder / name).write_bytes(b"\xff" * PARTITION_BYTES)
     (one.folder / "otadata.json").write_text(
@@ -114,6 +114,41 @@ async def test_an_image_that_does_not_prove_itself_is_given_up(tmp_path: Path) -
                 "rolled_back",
                 "the new image did not start, or did not confirm itself",
             )
+
+
+BLOCKS = -(-150_001 // 4096)
+KEPT = [(1,), (15,), (16,), (17,), (24,), (32, 3), (BLOCKS,), (0, 1), (20, 9, 1)]
+"""In which start the power fails at which write: of blocks, or of the boot loader's note that it starts the new one."""
+GIVEN_UP = [(BLOCKS + 1,), (0, 2), (BLOCKS // 2, 0, 2)]
+"""The power cuts the choice of the next start, or the note that the new image is to stay."""
+
+
+async def test_the_power_fails_at_any_write_of_an_image(tmp_path: Path) -> None:
+    """It goes on where it was, or is back on the old image and says so; never on anything else."""
+    content = image()
+    async with house(tmp_path) as here:
+
+        async def ends(device: str, deaths: tuple[int, ...], phase: str, which: str) -> None:
+            one = two_slots(tmp_path, here, device)
+            (one.folder / "dies.json").write_text(json.dumps(deaths))
+            async with powered(one):
+                offer = await here.offer(device, bundled(content))
+                told = await here.ended(device, offer)
+            assert (told["phase"], booted(one)) == (phase, (which, "valid")), (deaths, told, one.output)
+            assert one.starts == sum(map(bool, deaths)) + (1 if deaths == (BLOCKS + 1,) else 2), (deaths, one.output)
+            if which == "ota_1":
+                assert (one.folder / which).read_bytes()[: len(content)] == content, deaths
+
+        turn = asyncio.Semaphore(4)
+
+        async def in_turn(number: int, deaths: tuple[int, ...], phase: str, which: str) -> None:
+            async with turn:
+                await ends(f"n{number}", deaths, phase, which)
+
+        cases = [(each, "confirmed", "ota_1") for each in KEPT] + [(each, "rolled_back", "ota_0") for each in GIVEN_UP]
+        async with asyncio.TaskGroup() as group:
+            for number, case in enumerate(cases):
+                group.create_task(in_turn(number, *case), name=f"n{number}")
 
 
 async def test_what_is_no_image_is_never_started(tmp_path: Path) -> None:

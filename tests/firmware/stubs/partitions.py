@@ -2,6 +2,9 @@
 
 The boot loader looks at that when this is first imported: an image that was never marked as valid has one start. What
 an image has to be: 0xE9, its length in 4 bytes, content, and the SHA-256 of all that.
+
+With dies.json, such as [24, 0, 1], the power fails in the first start at the 24th write of a partition or of otadata,
+in the second at none, in the third at the first; half of that write is done.
 """
 
 import json
@@ -12,7 +15,32 @@ from hashlib import sha256
 OTADATA = "otadata.json"
 LABELS = ("ota_0", "ota_1")
 SIZE, BLOCK = 0x28000, 4096
+DIES = "dies.json"
 INVALID = -5379  # ESP_ERR_OTA_VALIDATE_FAILED
+
+
+def doom():
+    """At which write the power fails in this start, 0 at none; the next start has its own."""
+    try:
+        with open(DIES) as file:
+            numbers = json.load(file)
+    except OSError:
+        return 0
+    with open(DIES, "w") as file:
+        json.dump(numbers[1:], file)
+    return numbers[0] if numbers else 0
+
+
+left = [doom()]
+
+
+def wrote_half():
+    """Called in the middle of each write."""
+    left[0] -= 1
+    if left[0] == 0:
+        import ffi
+
+        ffi.open("libc.so.6").func("i", "raise", "i")(9)
 
 
 def otadata():
@@ -24,6 +52,7 @@ def otadata():
 def keep(data):
     with open(OTADATA + ".new", "w") as file:
         json.dump(data, file)
+    wrote_half()  # the boot loader has two copies, of which one counts at a time
     os.rename(OTADATA + ".new", OTADATA)
 
 
@@ -63,7 +92,10 @@ class Partition:
         assert len(buffer) == BLOCK and number < SIZE // BLOCK and self._label != self.running
         with open(self._label, "r+b") as file:
             file.seek(number * BLOCK)
-            file.write(buffer)
+            file.write(memoryview(buffer)[: BLOCK // 2])
+            file.flush()
+            wrote_half()
+            file.write(memoryview(buffer)[BLOCK // 2 :])
 
     def set_boot(self):
         with open(self._label, "rb") as file:
