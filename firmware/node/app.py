@@ -29,6 +29,7 @@ def main():
     settings = config.load()
     del config
     forget("node.config")
+    forget("node.kept")
     print("node %s %s starts" % (VERSION, settings["device"]))  # `gateway node provision` waits for it
     if settings["mode"] == "bthome":
         from node import beacon

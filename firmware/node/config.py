@@ -2,22 +2,16 @@
 
 import binascii
 import json
-import os
 
 from micropython import const
 
+from node.kept import ConfigError, interval, number, settings
+
 _PATH = const("node.json")
-_SETTINGS = const("settings.json")
 _LETTERS = const("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 _INTERVAL_S = const(10)
-_INTERVAL_LOW_S = const(2)
-_INTERVAL_HIGH_S = const(3600)
 _RING_KB = const(512)
 _NTP_PORT = const(123)
-
-
-class ConfigError(ValueError):
-    """One line: the setting, the rule, the way out."""
 
 
 def load():
@@ -33,25 +27,6 @@ def load():
     except ValueError:
         raise ConfigError("/%s is not JSON: correct it" % _PATH)
     return checked(given, settings())
-
-
-def settings():
-    """What was set by commands; nothing where there is none or it is damaged."""
-    try:
-        with open(_SETTINGS) as file:
-            kept = json.load(file)
-        return kept if isinstance(kept, dict) else {}
-    except (OSError, ValueError):
-        return {}
-
-
-def keep(changes):
-    """Add to what was set by commands; one rename commits it."""
-    kept = settings()
-    kept.update(changes)
-    with open(_SETTINGS + ".new", "w") as file:
-        json.dump(kept, file)
-    os.rename(_SETTINGS + ".new", _SETTINGS)
 
 
 def checked(given, kept):
@@ -71,19 +46,14 @@ def checked(given, kept):
         "wifi": _wifi(given.get("wifi"), mode),
         "broker": _broker(given.get("broker", {})),
         "ntp": given.get("ntp"),
-        "ntp_port": _number("ntp_port", given.get("ntp_port", _NTP_PORT), 1, 65535),
-        "ring_kb": _number("ring_kb", given.get("ring_kb", _RING_KB), 32, 8192),
+        "ntp_port": number("ntp_port", given.get("ntp_port", _NTP_PORT), 1, 65535),
+        "ring_kb": number("ring_kb", given.get("ring_kb", _RING_KB), 32, 8192),
         "led": given.get("led"),
         "i2c": _i2c(given.get("i2c", {})),
         "bthome": given.get("bthome", {}),
     }
     found["sensors"] = _sensors(given.get("sensors"), kept.get("interval_s", {}))
     return found
-
-
-def interval(value):
-    """Seconds between measurements, or ConfigError."""
-    return _number("interval_s", value, _INTERVAL_LOW_S, _INTERVAL_HIGH_S)
 
 
 def _id(what, value):
@@ -104,12 +74,6 @@ def _key(what, value, least, most):
     return key
 
 
-def _number(what, value, low, high):
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError("%s is a number from %d to %d, not %r" % (what, low, high, value))
-    return value
-
-
 def _wifi(value, mode):
     networks = [value] if isinstance(value, dict) else value or []
     for network in networks:
@@ -124,12 +88,12 @@ def _broker(value):
     if not isinstance(value, dict):
         raise ConfigError('broker is an object: {"host", "port", "user", "password", "ca"}, each may be left out')
     found = {key: value.get(key) for key in ("host", "user", "password", "ca", "name")}
-    found["port"] = _number("broker.port", value.get("port", 8883 if found["ca"] else 1883), 1, 65535)
+    found["port"] = number("broker.port", value.get("port", 8883 if found["ca"] else 1883), 1, 65535)
     return found
 
 
 def _i2c(value):
-    return {key: _number("i2c." + key, value.get(key, pin), 0, 48) for key, pin in (("sda", 21), ("scl", 22))}
+    return {key: number("i2c." + key, value.get(key, pin), 0, 48) for key, pin in (("sda", 21), ("scl", 22))}
 
 
 def _sensors(given, intervals):

@@ -20,24 +20,12 @@ class Station:
         self._progress, self._led, self._report = progress, led, report
         self.places = [Place(each, open_sensor(each["driver"], bus, each["options"])) for each in config["sensors"]]
         self._wake = wake
-        self.retold = False  # whether something of `described` has changed since it was told
+        self.retold = False  # whether something that the node tells of itself has changed since
         numbers.block = self.window()
 
     def window(self):
         """How many readings there are in ten seconds: so many are in memory at most, and reserved at a time."""
         return sum([max(1, int(10 // place.interval_s) + 1) for place in self.places])
-
-    def described(self):
-        """Metadata by sensor for the capabilities."""
-        return {
-            place.name: {
-                "driver": place.driver,
-                "interval_s": place.interval_s,
-                "channels": place.sensor.CHANNELS,
-                "commands": " ".join(getattr(place.sensor, "COMMANDS", ())),
-            }
-            for place in self.places
-        }
 
     def place(self, name):
         """The place of a sensor's name, ValueError where there is none; the only one where no name is given."""

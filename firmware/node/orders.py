@@ -63,12 +63,13 @@ class Orders:
         if refusal is None:
             self._doing = name
             try:
-                value = await within(self._do(name, args), _WITHIN_MS)
+                told = result(await within(self._do(name, args), _WITHIN_MS))
             except Exception as error:  # the gateway is told whatever it was
                 refusal = "%s" % error if isinstance(error, ValueError) else "%s: %s" % (type(error).__name__, error)
             finally:
                 self._doing = None
-        told = result(None, refusal[:180], more) if refusal else result(value)
+        if refusal:
+            told = result(None, refusal[:180], more)
         await answer(command_id, *signed(told, self._key, self._device, command_id))
         if self._after:
             self._restart(self._after)
@@ -90,15 +91,17 @@ class Orders:
         return await self._calibrate(name, args)
 
     def _set_interval(self, args):
-        from node import config
+        from node import kept
 
-        interval_s = config.interval(args.get("interval_s"))
-        places = [self._station.place(args["sensor"])] if args.get("sensor") else self._station.places
-        kept = config.settings().get("interval_s", {})
-        for place in places:
-            kept[place.name] = interval_s
-        config.keep({"interval_s": kept})
-        forget("node.config")
+        try:
+            interval_s = kept.interval(args.get("interval_s"))
+            places = [self._station.place(args["sensor"])] if args.get("sensor") else self._station.places
+            intervals = kept.settings().get("interval_s", {})
+            for place in places:
+                intervals[place.name] = interval_s
+            kept.keep({"interval_s": intervals})
+        finally:
+            forget("node.kept")
         for place in places:
             self._station.set_interval(place, interval_s)
         return {place.name: place.interval_s for place in self._station.places}
@@ -130,12 +133,19 @@ def command(payload, device="", key=None, command_id=""):
 
 
 def result(value=None, failure=None, more=None):
-    """The answer to a command, in parts and without its end; `more` is what a refusal tells beside its reason."""
-    if failure is None:
+    """The answer to a command, without its end; an object in small parts, for the heap is in pieces. `more` is what a
+    refusal tells beside its reason."""
+    if failure is not None:
+        body = {"ok": False, "error": failure}
+        body.update(more or {})
+        return [json.dumps(body)[:-1].encode()]
+    if not isinstance(value, dict):
         return [b'{"ok": true, "result": ', json.dumps(value).encode()]
-    body = {"ok": False, "error": failure}
-    body.update(more or {})
-    return [json.dumps(body)[:-1].encode()]
+    parts, mark = [], '{"ok": true, "result": {'
+    for name, told in value.items():
+        parts.append(("%s%s: %s" % (mark, json.dumps(name), json.dumps(told))).encode())
+        mark = ", "
+    return parts + [b"}" if parts else b'{"ok": true, "result": {}']
 
 
 def signed(parts, key, device, command_id):

@@ -14,6 +14,7 @@ from micropython import const
 
 from node import wire
 from node.ring import NOTHING
+from node.tasks import forget
 from node.watch import CLOCK, NO_NETWORK
 
 _RESEND_MS = const(15000)  # an acknowledgement comes after a commit, every 5 s by default
@@ -102,8 +103,13 @@ class Uplink:
 
     async def _introduce(self):
         self.station.retold = False
-        about = wire.capabilities(self._config, self._hello["firmware_version"], self.station.described())
-        await self._client.publish(self._topic + "capabilities", *about, retain=True)
+        from node import about
+
+        try:
+            told = about.told(self._config, self._hello["firmware_version"], self.station.places)
+        finally:
+            forget("node.about")
+        await self._client.publish(self._topic + "capabilities", *told, retain=True)
 
     async def answer(self, command_id, *payload):
         """Publish a command's result, in parts."""
@@ -193,7 +199,7 @@ class Uplink:
             wait_s = _AGAIN_S
             try:
                 await self._clock.sync(self._ntp or host, self._ntp_port)
-            except (OSError, ValueError):
+            except (OSError, ValueError, MemoryError):
                 wait_s = _RETRY_S
             self._led.fault(CLOCK, bool(self._ntp) and not self._clock.zero_ms)
             await asyncio.sleep(wait_s)

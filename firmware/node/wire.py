@@ -29,26 +29,6 @@ def data(record, oldest, timestamp_ms):
     return sensor, json.dumps(body).encode()
 
 
-def capabilities(config, version, described):
-    """What the node is, in parts: a heap in pieces may have no place for the whole and a copy of it. `described` is
-    metadata by sensor name."""
-    about = {
-        "device_name": config["name"] or config["device"],
-        "device_type": "esp32",
-        "device_location": config["location"],
-        "firmware_version": version,
-        "sensors": list(described),
-        "board": config["about"]["board"],
-        "mpy": config["about"]["mpy"],
-        "slots": config["about"]["slots"],
-    }
-    parts, mark = [json.dumps(about)[:-1]], ', "metadata": {'
-    for name, metadata in described.items():
-        parts.append("%s%s: %s" % (mark, json.dumps(name), json.dumps(metadata)))
-        mark = ", "
-    return [part.encode() for part in parts] + [b"}}"]
-
-
 def status(online, **more):
     """Online with what is to be told, or the last will."""
     more["status"] = "online" if online else "offline"

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiomqtt import Client
@@ -13,9 +14,9 @@ from bench.boards import FIRMWARE, HERE, INTERPRETER, Board
 from drivers.testing.bmp280_chip import Bmp280Chip
 from drivers.testing.recording import Wave
 from drivers.testing.scd30_chip import Scd30Chip
-from gateway.ingest import wire
+from gateway.ingest import command_wire, wire
 from gateway.nodes.provision import program
-from tests.brokers import a_mosquitto, needs_mosquitto
+from tests.brokers import a_mosquitto, ended, needs_mosquitto
 from tests.firmware.house import HOST, chips, powered, settings
 
 pytestmark = [pytest.mark.slow, needs_mosquitto]
@@ -23,8 +24,17 @@ NARROW = INTERPRETER.with_name("micropython32")
 MOST_KB = 60
 HOUR_S = 3600
 KEY = bytes(range(32))
+COMMANDS: dict[int, tuple[str, dict[str, Any]]] = {
+    50: ("get_diagnostics", {}),
+    150: ("show_calibration", {"sensor": "scd30"}),
+    200: ("identify", {}),
+    450: ("set_interval", {"interval_s": 9}),
+    500: ("get_diagnostics", {}),
+    550: ("set_altitude", {"sensor": "scd30", "altitude_m": 30}),
+}
+"""After which reading which command is given."""
 MODULES = (
-    "asyncio, asyncio.core, bluetooth, binascii, errno, esp32, hashlib, json, machine, network, os, random, select, "
+    "asyncio, asyncio.core, binascii, errno, esp32, hashlib, json, machine, network, os, random, select, "
     "socket, struct, sys, time, tls"
 )
 """What an ESP32 has in its flash, or what stands for it here: it costs no heap there, or costs it without us too."""
@@ -42,14 +52,25 @@ def bare(interpreter: Path) -> int:
     return int(done.stdout)
 
 
-async def acknowledge(port: int) -> None:
-    """What a gateway says to each reading."""
+async def serve(port: int, answers: dict[str, Any]) -> None:
+    """What a gateway says to each reading, and now and then a command, whose result goes into `answers`."""
+    waiting = dict(COMMANDS)
     async with Client(HOST, port) as client:
-        await client.subscribe("devices/+/sensors/+/data")
+        await client.subscribe("devices/n1/#")
         async for message in client.messages:
-            assert isinstance(message.payload, bytes)
-            body, device = json.loads(message.payload), str(message.topic).split("/")[1]
-            await client.publish(f"devices/{device}/ack", wire.encode_ack(device, body["boot"], body["seq"], KEY))
+            topic, payload = str(message.topic), message.payload
+            assert isinstance(payload, bytes)
+            if topic.endswith("/result"):
+                assert command_wire.is_signed(topic, payload, KEY)
+                answers[topic.split("/")[3]] = command_wire.decode_result(topic, payload)
+            if not topic.endswith("/data"):
+                continue
+            body = json.loads(payload)
+            await client.publish("devices/n1/ack", wire.encode_ack("n1", body["boot"], body["seq"], KEY))
+            if body["seq"] in waiting:
+                name, args = waiting.pop(body["seq"])
+                topic, seal = f"devices/n1/commands/c{body['seq']}", (KEY, body["boot"], body["seq"])
+                await client.publish(topic, command_wire.encode_command(topic, name, args, seal))
 
 
 def heaps(board: Board) -> list[tuple[int, int]]:
@@ -58,7 +79,8 @@ def heaps(board: Board) -> list[tuple[int, int]]:
 
 
 async def test_an_hour_in_sixty_kilobytes(tmp_path: Path) -> None:
-    """SCD30 and BMP280 every 10 s, ten minutes of it without Wi-Fi; compiled files, as a board should be given.
+    """SCD30 and BMP280 every 10 s, ten minutes of it without Wi-Fi, some commands; compiled files, as a board should be
+    given.
 
     The heap is limited to what is allowed: who needs more for a moment ends with a MemoryError.
     """
@@ -80,7 +102,8 @@ async def test_an_hour_in_sixty_kilobytes(tmp_path: Path) -> None:
         for name, content in program.compiled(tool, FIRMWARE, sources).items():
             (board.folder / "a" / name).write_bytes(content)
             (board.folder / "a" / name).with_suffix(".py").unlink()
-        gateway = asyncio.create_task(acknowledge(broker.port))
+        answers: dict[str, Any] = {}
+        gateway = asyncio.create_task(serve(broker.port, answers))
         async with powered(board), asyncio.timeout(60):
 
             def lived(seconds: int) -> bool:
@@ -92,9 +115,10 @@ async def test_an_hour_in_sixty_kilobytes(tmp_path: Path) -> None:
             (board.folder / "wifi-is-down").unlink()
             flashed = len(board.held())
             await board.until(lambda: lived(HOUR_S))
-        gateway.cancel()
+        await ended(gateway)
     found = heaps(board)
     assert board.resets == 0, "\n".join(board.output)
     assert flashed > 50
+    assert {name: ok for name, (ok, _) in answers.items()} == {f"c{seq}": True for seq in COMMANDS}, answers
     before, after = ([live for second, live in found if low < second <= low + 900] for low in (300, HOUR_S - 900))
     assert min(after) - min(before) < 512, f"grew: {found}"  # a message under way takes 2 KB for a moment

@@ -57,7 +57,7 @@ class Work:
 
 def small(version: str = "1.0.0", **changes: bytes) -> Program:
     """A program of a few small files; `config` is the firmware's, with which the board judges its settings."""
-    files = {**SMALL, "node/config.py": (FIRMWARE / "node" / "config.py").read_bytes()}
+    files = SMALL | {f"node/{name}": (FIRMWARE / "node" / name).read_bytes() for name in ("config.py", "kept.py")}
     return Program(version, None, files | {f"node/{name}.py": text for name, text in changes.items()})
 
 

@@ -425,8 +425,8 @@ def test_whatever_is_asked_is_answered():
     answers, _ = commanded(b"{", b'{"name":"identify","args":{"seconds":"x"}}', b'{"name":"' + b"x" * 500 + b'"}')
     assert [(name, body["ok"]) for name, body in answers] == [("c%d" % place, False) for place in (0, 0, 1, 2)]
     assert all([len(body["error"]) <= 180 for _, body in answers])
-    parts = orders.result({"a": 1})
-    assert json.loads(b"".join(parts) + b"}") == {"ok": True, "result": {"a": 1}}
+    for value in ({"a": 1, "b": {"c": [None, "d"]}}, {}, None, [1], "e", 2.5):
+        assert json.loads(b"".join(orders.result(value)) + b"}") == {"ok": True, "result": value}
 
 
 def test_a_module_that_was_forgotten_is_loaded_anew():

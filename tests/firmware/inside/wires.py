@@ -6,7 +6,7 @@ import os
 import struct
 
 import esp32
-from node import boot, config, mdns, mqtt, orders, wire
+from node import boot, config, kept, mdns, mqtt, orders, wire
 from vectors import load, raises
 
 
@@ -119,12 +119,12 @@ def test_wrong_settings_are_named():
 
 
 def test_what_commands_set_is_kept():
-    config.keep({"interval_s": {"scd30": 30}})
-    config.keep({"other": 1})
-    assert config.settings() == {"interval_s": {"scd30": 30}, "other": 1}
+    kept.keep({"interval_s": {"scd30": 30}})
+    kept.keep({"other": 1})
+    assert kept.settings() == {"interval_s": {"scd30": 30}, "other": 1}
     with open("settings.json", "w") as file:
         file.write('{"interval_s"')
-    assert config.settings() == {}
+    assert kept.settings() == {}
 
 
 def test_numbers_are_reserved_before_they_are_used():

@@ -8,16 +8,16 @@ import struct
 import sys
 import time
 
-RESET = 42
+from micropython import const
+
+_RESET = const(42)
 """Exit code of a reset: whoever runs the process starts it again."""
 
-ASLEEP = 43
-
-PWRON_RESET, HARD_RESET, WDT_RESET, DEEPSLEEP_RESET, SOFT_RESET = 1, 2, 3, 4, 5
+_ASLEEP = const(43)
 
 
 def reset():
-    raise SystemExit(RESET)
+    raise SystemExit(_RESET)
 
 
 def reset_cause():
@@ -30,7 +30,7 @@ def unique_id():
 
 def deepsleep(ms=0):
     print("deepsleep", ms)
-    raise SystemExit(ASLEEP)
+    raise SystemExit(_ASLEEP)
 
 
 class Pin:

@@ -1,25 +1,35 @@
 """`select` for the virtual `time`: what nobody is going to interrupt is over at once.
 
 PEERS are the processes that may still answer, as "1234,5678": while one of them is at work, or waits for a processor,
-no time passes here, however busy the machine is. Nothing is allocated for that: this heap is measured.
+no time passes here, however busy the machine is. Nothing is allocated for that, and few names are made: this heap is
+measured.
 """
 
 import os
 from time import now_ms
 
+from micropython import const
 from uselect import POLLERR, POLLHUP, POLLIN, POLLOUT
 from uselect import poll as _poll
 
-LOOKS = 3  # word may be on its way from one that was looked at already
-QUIET_MS = 1
-ASLEEP = ord("S")
+_LOOKS = const(3)  # word may be on its way from one that was looked at already
+_QUIET_MS = const(1)
+_ASLEEP = const(83)  # "S"
 state = bytearray(48)  # 1234 (name) S ...
-peers = []  # (file, where its letter stands)
-for pid in (os.getenv("PEERS") or "").split(","):
-    if pid:
-        file = open("/proc/%s/stat" % pid, "rb")  # noqa: SIM115 - for good
-        file.readinto(state)
-        peers.append((file, bytes(state).rfind(b")") + 2))
+
+
+def opened():
+    """(file, where its letter stands) of each peer."""
+    found = []
+    for pid in (os.getenv("PEERS") or "").split(","):
+        if pid:
+            file = open("/proc/%s/stat" % pid, "rb")  # noqa: SIM115 - for good
+            file.readinto(state)
+            found.append((file, bytes(state).rfind(b")") + 2))
+    return found
+
+
+peers = opened()
 
 
 class poll:
@@ -34,7 +44,7 @@ class poll:
         if span_ms < 0:
             return self._poll.ipoll(-1)
         while not found and (not peers or not asleep()):
-            found = self._poll.poll(QUIET_MS)
+            found = self._poll.poll(_QUIET_MS)
             if not peers:
                 break
         found = found or self._poll.poll(0)
@@ -45,10 +55,10 @@ class poll:
 
 def asleep():
     """Whether nobody who might answer has anything to do."""
-    for _ in range(LOOKS):
+    for _ in range(_LOOKS):
         for file, place in peers:
             file.seek(0)
             file.readinto(state)
-            if state[place] != ASLEEP:
+            if state[place] != _ASLEEP:
                 return False
     return True
