@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from tests.firmware.house import HOST, chips, powered, settings
 
 pytestmark = [pytest.mark.slow, needs_mosquitto]
 NARROW = INTERPRETER.with_name("micropython32")
-MOST_KB = 60
 HOUR_S = 3600
 KEY = bytes(range(32))
 COMMANDS: dict[int, tuple[str, dict[str, Any]]] = {
@@ -32,7 +32,7 @@ COMMANDS: dict[int, tuple[str, dict[str, Any]]] = {
     500: ("get_diagnostics", {}),
     550: ("set_altitude", {"sensor": "scd30", "altitude_m": 30}),
 }
-"""After which reading which command is given."""
+"""After which reading which command is given: each is a module more for a moment."""
 MODULES = (
     "asyncio, asyncio.core, binascii, errno, esp32, hashlib, json, machine, network, os, random, select, "
     "socket, struct, sys, time, tls"
@@ -52,9 +52,9 @@ def bare(interpreter: Path) -> int:
     return int(done.stdout)
 
 
-async def serve(port: int, answers: dict[str, Any]) -> None:
+async def serve(port: int, commands: Mapping[int, tuple[str, dict[str, Any]]], answers: dict[str, Any]) -> None:
     """What a gateway says to each reading, and now and then a command, whose result goes into `answers`."""
-    waiting = dict(COMMANDS)
+    waiting = dict(commands)
     async with Client(HOST, port) as client:
         await client.subscribe("devices/n1/#")
         async for message in client.messages:
@@ -78,9 +78,9 @@ def heaps(board: Board) -> list[tuple[int, int]]:
     return [(int(line.split()[1]), int(line.split()[2])) for line in board.output if line.startswith("heap ")]
 
 
-async def test_an_hour_in_sixty_kilobytes(tmp_path: Path) -> None:
-    """SCD30 and BMP280 every 10 s, ten minutes of it without Wi-Fi, some commands; compiled files, as a board should be
-    given.
+@pytest.mark.parametrize(("most_kb", "commands"), [(60, {}), (64, COMMANDS)], ids=["60 KB", "64 KB with commands"])
+async def test_an_hour(tmp_path: Path, most_kb: int, commands: Mapping[int, tuple[str, dict[str, Any]]]) -> None:
+    """SCD30 and BMP280 every 10 s, ten minutes of it without Wi-Fi; compiled files, as a board should be given.
 
     The heap is limited to what is allowed: who needs more for a moment ends with a MemoryError.
     """
@@ -93,7 +93,7 @@ async def test_an_hour_in_sixty_kilobytes(tmp_path: Path) -> None:
             tmp_path / "board",
             settings("n1", broker.port, sensors, key=KEY.hex(), ring_kb=64),
             interpreter=NARROW,
-            options=("-X", f"heapsize={base + MOST_KB * 1024}"),
+            options=("-X", f"heapsize={base + most_kb * 1024}"),
             environment={"HEAP": "1", "I2C_PORT": str(wires.port), "PEERS": f"{broker.pid},{os.getpid()}"},
             path=[HERE / "virtual"],
         )
@@ -103,7 +103,7 @@ async def test_an_hour_in_sixty_kilobytes(tmp_path: Path) -> None:
             (board.folder / "a" / name).write_bytes(content)
             (board.folder / "a" / name).with_suffix(".py").unlink()
         answers: dict[str, Any] = {}
-        gateway = asyncio.create_task(serve(broker.port, answers))
+        gateway = asyncio.create_task(serve(broker.port, commands, answers))
         async with powered(board), asyncio.timeout(60):
 
             def lived(seconds: int) -> bool:
@@ -119,6 +119,6 @@ async def test_an_hour_in_sixty_kilobytes(tmp_path: Path) -> None:
     found = heaps(board)
     assert board.resets == 0, "\n".join(board.output)
     assert flashed > 50
-    assert {name: ok for name, (ok, _) in answers.items()} == {f"c{seq}": True for seq in COMMANDS}, answers
+    assert {name: ok for name, (ok, _) in answers.items()} == {f"c{seq}": True for seq in commands}, answers
     before, after = ([live for second, live in found if low < second <= low + 900] for low in (300, HOUR_S - 900))
     assert min(after) - min(before) < 512, f"grew: {found}"  # a message under way takes 2 KB for a moment
