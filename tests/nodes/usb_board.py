@@ -121,11 +121,11 @@ class UsbBoard:
         await self._cable.feed(data)
 
     async def _power_off(self) -> None:
-        for process in (self._agent, self._main):
+        powered, self._agent, self._main = (self._agent, self._main), None, None
+        for process in powered:
             if process is not None and process.returncode is None:
                 process.kill()
                 await process.wait()
-        self._agent = self._main = None
 
     # The board.
 
@@ -167,6 +167,8 @@ class UsbBoard:
             while data := await process.stdout.read(4096):
                 await self._tell(data.replace(b"\n", b"\r\n"))
             code = await process.wait()
+            if self._main is not process:
+                await asyncio.get_running_loop().create_future()  # it has no power any more
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -174,9 +176,9 @@ class UsbBoard:
 
     async def _interrupting(self, process: asyncio.subprocess.Process) -> None:
         while True:
-            if await self._next() == CTRL_C:
+            if await self._next() == CTRL_C and process.returncode is None:
                 with suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGINT)
+                    os.kill(process.pid, signal.SIGINT)  # send_signal looks first, and takes the exit code of who ended
 
     async def _repl(self, raw: bool) -> tuple[Ended, bool]:
         line = b""
@@ -253,6 +255,8 @@ class UsbBoard:
         try:
             while ends < 2:
                 data = await agent.stdout.read(4096)
+                if not data and self._agent is not agent:
+                    await asyncio.get_running_loop().create_future()  # it has no power any more
                 if not data:
                     assert await agent.wait() == RESET, "the agent ended"
                     return Ended.HARD
